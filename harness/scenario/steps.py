@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The steps a scenario is made of: small, frozen, total.
+
+Ranges are in guest pages (4096 bytes) relative to a named region such as ``g0.r0`` (guest 0, region 0), so that a
+scenario is independent of where a guest got its memory.  A region consists of chunks of :data:`CHUNK_PAGES` pages,
+aligned to their size in guest-physical memory; different chunks need not be neighbours.
+
+>>> Convert(PageRange("g0.r0", 0, 512), Side.PRIVATE).text()
+'convert g0.r0[0:512] to private'
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import msgspec
+
+from harness.errors import UsageError
+
+CHUNK_PAGES = 512
+"""Guest pages in one chunk: an order-9 allocation of the guest, 2 MiB, aligned to 2 MiB."""
+
+_REGION = re.compile(r"(g\d+)\.(r\d+)")
+_GUEST = re.compile(r"g\d+")
+_RANGE = re.compile(r"(g\d+\.r\d+)\[(\d+):(\d+)\]")
+
+
+class Side(enum.Enum):
+    """Where a guest page's contents live: in the guest_memfd (private) or in the shared backing."""
+
+    UNSET = "unset"
+    PRIVATE = "private"
+    SHARED = "shared"
+
+    @property
+    def other(self) -> Side:
+        """The opposite side; ``UNSET`` has none and stays ``UNSET``."""
+        return {Side.PRIVATE: Side.SHARED, Side.SHARED: Side.PRIVATE}.get(self, Side.UNSET)
+
+    def __repr__(self) -> str:
+        return f"Side.{self.name}"
+
+
+@dataclass(frozen=True)
+class PageRange:
+    """``count`` guest pages of ``region`` from page ``start``; written ``g0.r0[start:end]``, end exclusive.
+
+    Raises UsageError for a malformed region name, a negative start or a count below 1.
+    """
+
+    region: str
+    start: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not _REGION.fullmatch(self.region):
+            raise UsageError(f"region {self.region!r} is not of the form g0.r0 (guest number, region number)")
+        if self.start < 0:
+            raise UsageError(f"range of {self.region} starts at page {self.start}: the first page of a region is 0")
+        if self.count < 1:
+            raise UsageError(f"range {self} has {self.count} pages: a range needs at least one")
+
+    @classmethod
+    def parse(cls, text: str) -> PageRange:
+        """``g0.r0[0:512]`` as a range; raises UsageError when the text is anything else."""
+        match = _RANGE.fullmatch(text)
+        if not match:
+            raise UsageError(f"range {text!r} is not of the form g0.r0[0:512] (first page, page after the last)")
+        start, end = int(match[2]), int(match[3])
+        if end <= start:
+            raise UsageError(f"range {text!r} is empty: the page after the last must be above the first page")
+        return cls(match[1], start, end - start)
+
+    @property
+    def end(self) -> int:
+        """The page after the last one."""
+        return self.start + self.count
+
+    @property
+    def guest(self) -> str:
+        """Name of the guest that owns the region, e.g. ``g0``."""
+        return self.region.partition(".")[0]
+
+    def pieces(self) -> tuple[PageRange, ...]:
+        """The range cut at chunk boundaries, in rising order: what one conversion hypercall can cover."""
+        found = []
+        start = self.start
+        while start < self.end:
+            end = min(self.end, (start // CHUNK_PAGES + 1) * CHUNK_PAGES)
+            found.append(PageRange(self.region, start, end - start))
+            start = end
+        return tuple(found)
+
+    def __str__(self) -> str:
+        return f"{self.region}[{self.start}:{self.end}]"
+
+
+class BaseStep(msgspec.Struct, frozen=True, tag_field="do", forbid_unknown_fields=True, omit_defaults=True):
+    """What all steps share; the tag ``do`` is the step's word in YAML."""
+
+    def ranges(self) -> tuple[PageRange, ...]:
+        """The ranges of guest pages that the step names."""
+        return ()
+
+    def guest_names(self) -> tuple[str, ...]:
+        """The guests that the step needs to be running."""
+        return tuple(r.guest for r in self.ranges())
+
+    def text(self) -> str:
+        """The step as an imperative phrase for reports."""
+        raise NotImplementedError
+
+
+class _RangeStep(BaseStep, frozen=True):
+    """A step on one range."""
+
+    range: PageRange
+    phrase: ClassVar[str] = ""
+
+    def ranges(self) -> tuple[PageRange, ...]:
+        return (self.range,)
+
+    def text(self) -> str:
+        return f"{self.phrase} {self.range}"
+
+
+class Populate(_RangeStep, frozen=True, tag="populate"):
+    """The guest writes its pattern, of a new generation, to every page on the side the page currently has."""
+
+    phrase: ClassVar[str] = "populate"
+
+
+class Touch(_RangeStep, frozen=True, tag="touch"):
+    """The guest touches pages first, first+stride, ...: by writing its pattern (new generation) or by reading."""
+
+    stride: int = 1
+    write: bool = True
+
+    def __post_init__(self) -> None:
+        if self.stride < 1:
+            raise UsageError(f"touch {self.range} has stride {self.stride}: a stride is at least 1")
+
+    def pages(self) -> Sequence[int]:
+        """Pages of the region that are touched."""
+        return range(self.range.start, self.range.end, self.stride)
+
+    def text(self) -> str:
+        verb = "write" if self.write else "read"
+        which = "" if self.stride == 1 else f" every {self.stride}. page of"
+        return f"{verb}{which} {self.range}"
+
+
+class Convert(_RangeStep, frozen=True, tag="convert"):
+    """The guest asks for its pages to become ``to``: one hypercall per piece of a chunk, in rising order."""
+
+    to: Side
+
+    def __post_init__(self) -> None:
+        if self.to is Side.UNSET:
+            raise UsageError(f"convert {self.range} has no side: say private or shared")
+
+    def text(self) -> str:
+        return f"convert {self.range} to {self.to.value}"
+
+
+class Check(_RangeStep, frozen=True, tag="check"):
+    """The guest reads every page (absent ones fault in) and verifies contents.
+
+    ``pattern``: the last written pattern survives; ``zero``: every byte is 0; ``either``: each page is one of the two.
+    """
+
+    expect: Literal["pattern", "zero", "either"]
+
+    def text(self) -> str:
+        what = {"pattern": "the pattern", "zero": "zeroes", "either": "the pattern or zeroes"}[self.expect]
+        return f"check {self.range} for {what}"
+
+
+class Fallocate(_RangeStep, frozen=True, tag="fallocate"):
+    """The host allocates the range in the guest_memfd itself."""
+
+    phrase: ClassVar[str] = "fallocate"
+
+
+class PunchHole(_RangeStep, frozen=True, tag="punch"):
+    """The host punches the range out of the guest_memfd itself; attributes stay."""
+
+    phrase: ClassVar[str] = "punch hole"
+
+
+class Settle(BaseStep, frozen=True, tag="settle"):
+    """Per-CPU batches are drained and counters folded; no guest and no file is touched."""
+
+    def text(self) -> str:
+        return "settle"
+
+
+class Empty(BaseStep, frozen=True, tag="empty"):
+    """Nothing is done: an observation of the testbed at rest."""
+
+    def text(self) -> str:
+        return "do nothing"
+
+
+class Close(BaseStep, frozen=True, tag="close"):
+    """The guest's QEMU quits and its guest_memfd goes away with it."""
+
+    guest: str
+
+    def __post_init__(self) -> None:
+        if not _GUEST.fullmatch(self.guest):
+            raise UsageError(f"close names guest {self.guest!r}: guests are called g0, g1, ...")
+
+    def guest_names(self) -> tuple[str, ...]:
+        return (self.guest,)
+
+    def text(self) -> str:
+        return f"close {self.guest}"
+
+
+Step = Populate | Touch | Convert | Check | Fallocate | PunchHole | Settle | Empty | Close
+
+STEP_TYPES: tuple[type[BaseStep], ...] = (
+    Populate, Touch, Convert, Check, Fallocate, PunchHole, Settle, Empty, Close,
+)  # fmt: skip
+"""Every step, in the order of the documentation."""
