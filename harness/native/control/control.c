@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//
+// gmem-control: starts and watches processes, moves small files, and passes requests to the conversion module.
+//
+// The same program runs in the emulated host (where it starts the guests' QEMUs) and in each guest (where it talks to
+// /dev/gmem). It speaks the frame protocol on a virtio-serial port (--device PATH) or on stdin and stdout.
+//
+//   hello nonce=N                     ok nonce=N program=gmem-control version=1 pid=P
+//   spawn log=PATH + argv             ok pid=P            stdout and stderr go to PATH (appended)
+//   status pid=P                      ok state=running | state=exited code=N | state=killed signal=N
+//   signal pid=P sig=N                ok
+//   run ms=N + argv                   ok code=N + output  both streams, at most RUN_OUTPUT bytes
+//   put path=P mode=OCTAL + bytes     ok bytes=N          written beside and renamed: whole or not at all
+//   get path=P off=N max=N            ok bytes=N + bytes
+//   cpuid leaf=N                      ok eax=N ebx=N ecx=N edx=N
+//   gmem LINE                         the module's own reply to LINE
+//
+// argv is a blob of NUL-terminated words; words before an empty one are NAME=VALUE of the environment.
+#define _GNU_SOURCE
+#include <cpuid.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../frame/frame.h"
+
+#define MAX_WORDS 256
+#define MAX_CHILDREN 64
+#define RUN_OUTPUT (256u << 10)
+#define GET_MAX (512u << 10)
+#define MODULE_DEVICE "/dev/gmem"
+
+static unsigned char receive_buffer[FRAME_MAX + FRAME_HEADER];
+static unsigned char data[GET_MAX];
+static struct frame_port port;
+
+static struct child {
+	pid_t pid;
+	bool ended;
+	int status;
+} children[MAX_CHILDREN];
+
+struct command {
+	char *argv[MAX_WORDS + 1];
+	char *envp[MAX_WORDS + 1];
+};
+
+static long long now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000LL + ts.tv_nsec / 1000000;
+}
+
+// As pid 1 it also inherits the orphans of others: whatever ended is collected here.
+static void reap(void)
+{
+	int status;
+	pid_t pid;
+
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+		for (int i = 0; i < MAX_CHILDREN; i++)
+			if (children[i].pid == pid && !children[i].ended) {
+				children[i].ended = true;
+				children[i].status = status;
+			}
+}
+
+static struct child *child_of(pid_t pid)
+{
+	for (int i = 0; i < MAX_CHILDREN; i++)
+		if (children[i].pid == pid)
+			return &children[i];
+	return NULL;
+}
+
+// Splits the blob of the current request in place; false when it is not a list of NUL-terminated words.
+static bool parse_command(struct command *command)
+{
+	char *p = (char *)port.blob, *end = p + port.blob_len;
+	int words = 0, env = 0;
+
+	if (!port.blob_len || end[-1])
+		return false;
+	for (char *q = p; q < end; q += strlen(q) + 1)
+		if (!*q) {
+			for (char *e = p; e < q && env < MAX_WORDS; e += strlen(e) + 1)
+				command->envp[env++] = e;
+			p = q + 1;
+			break;
+		}
+	for (; p < end && words < MAX_WORDS; p += strlen(p) + 1)
+		command->argv[words++] = p;
+	command->argv[words] = command->envp[env] = NULL;
+	return words > 0 && p >= end;
+}
+
+static void become(const struct command *command, int out)
+{
+	int null = open("/dev/null", O_RDONLY);
+
+	setsid();
+	dup2(null, 0);
+	dup2(out, 1);
+	dup2(out, 2);
+	for (int i = 0; command->envp[i]; i++)
+		putenv(command->envp[i]);
+	signal(SIGPIPE, SIG_DFL);
+	execvp(command->argv[0], command->argv);
+	dprintf(2, "%s: %s\n", command->argv[0], strerror(errno));
+	_exit(127);
+}
+
+static void do_spawn(void)
+{
+	struct command command;
+	struct child *slot = child_of(0);
+	char log[256];
+	int out;
+
+	if (frame_text(port.line, "log", log, sizeof(log)) != FRAME_PRESENT || !parse_command(&command)) {
+		frame_error(&port, "usage", "spawn needs log= and argv");
+		return;
+	}
+	for (int i = 0; !slot && i < MAX_CHILDREN; i++)
+		if (children[i].ended)
+			slot = &children[i];
+	out = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	if (!slot || out < 0) {
+		frame_error(&port, "spawn", "%s", slot ? strerror(errno) : "too many children");
+		if (out >= 0)
+			close(out);
+		return;
+	}
+	pid_t pid = fork();
+	if (!pid)
+		become(&command, out);
+	close(out);
+	if (pid < 0) {
+		frame_error(&port, "spawn", "fork: %s", strerror(errno));
+		return;
+	}
+	*slot = (struct child){ .pid = pid };
+	frame_reply(&port, "ok pid=%d", pid);
+}
+
+static void do_status(void)
+{
+	uint64_t pid;
+	struct child *child;
+
+	if (frame_u64(port.line, "pid", &pid) != FRAME_PRESENT || !pid || !(child = child_of(pid))) {
+		frame_error(&port, "pid", "no child of mine");
+		return;
+	}
+	if (!child->ended)
+		frame_reply(&port, "ok state=running");
+	else if (WIFEXITED(child->status))
+		frame_reply(&port, "ok state=exited code=%d", WEXITSTATUS(child->status));
+	else
+		frame_reply(&port, "ok state=killed signal=%d", WTERMSIG(child->status));
+}
+
+static void do_signal(void)
+{
+	uint64_t pid, sig;
+
+	if (frame_u64(port.line, "pid", &pid) != FRAME_PRESENT || frame_u64(port.line, "sig", &sig) != FRAME_PRESENT ||
+	    pid < 2) {
+		frame_error(&port, "usage", "signal needs pid= and sig=");
+		return;
+	}
+	if (kill(pid, sig))
+		frame_error(&port, "signal", "%s", strerror(errno));
+	else
+		frame_reply(&port, "ok");
+}
+
+static void do_run(void)
+{
+	struct command command;
+	uint64_t ms;
+	size_t used = 0;
+	int pipes[2], status = 0;
+	long long end;
+
+	if (frame_u64(port.line, "ms", &ms) != FRAME_PRESENT || !parse_command(&command)) {
+		frame_error(&port, "usage", "run needs ms= and argv");
+		return;
+	}
+	if (pipe2(pipes, O_CLOEXEC)) {
+		frame_error(&port, "run", "pipe: %s", strerror(errno));
+		return;
+	}
+	pid_t pid = fork();
+	if (!pid)
+		become(&command, pipes[1]);
+	close(pipes[1]);
+	end = now_ms() + (long long)ms;
+	while (pid > 0) {
+		struct pollfd fd = { .fd = pipes[0], .events = POLLIN };
+		long long left = end - now_ms();
+
+		if (left <= 0 || poll(&fd, 1, left) <= 0)
+			break;
+		ssize_t n = read(pipes[0], used < RUN_OUTPUT ? data + used : data + RUN_OUTPUT,
+				 used < RUN_OUTPUT ? RUN_OUTPUT - used : sizeof(data) - RUN_OUTPUT);
+		if (n <= 0)
+			break;
+		if (used < RUN_OUTPUT)
+			used += n;
+	}
+	close(pipes[0]);
+	if (pid < 0) {
+		frame_error(&port, "run", "fork: %s", strerror(errno));
+		return;
+	}
+	while (waitpid(pid, &status, WNOHANG) == 0) {
+		if (now_ms() >= end) {
+			kill(-pid, SIGKILL);
+			waitpid(pid, &status, 0);
+			frame_error(&port, "timeout", "%s did not end within %llu ms", command.argv[0],
+				    (unsigned long long)ms);
+			return;
+		}
+		usleep(1000);
+	}
+	frame_reply_blob(&port, data, used, "ok code=%d", WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+}
+
+static void do_put(void)
+{
+	char path[256], beside[264], mode[8];
+	size_t done = 0;
+	int fd;
+
+	if (frame_text(port.line, "path", path, sizeof(path)) != FRAME_PRESENT ||
+	    frame_text(port.line, "mode", mode, sizeof(mode)) != FRAME_PRESENT) {
+		frame_error(&port, "usage", "put needs path= and mode=");
+		return;
+	}
+	snprintf(beside, sizeof(beside), "%s.new", path);
+	fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	while (fd >= 0 && done < port.blob_len) {
+		ssize_t n = write(fd, port.blob + done, port.blob_len - done);
+
+		if (n <= 0)
+			break;
+		done += n;
+	}
+	if (fd < 0 || done < port.blob_len || fchmod(fd, strtoul(mode, NULL, 8)) || rename(beside, path))
+		frame_error(&port, "put", "%s: %s", path, strerror(errno));
+	else
+		frame_reply(&port, "ok bytes=%zu", done);
+	if (fd >= 0)
+		close(fd);
+}
+
+static void do_get(void)
+{
+	char path[256];
+	uint64_t off, max;
+	ssize_t n = -1;
+	int fd;
+
+	if (frame_text(port.line, "path", path, sizeof(path)) != FRAME_PRESENT ||
+	    frame_u64(port.line, "off", &off) != FRAME_PRESENT || frame_u64(port.line, "max", &max) != FRAME_PRESENT) {
+		frame_error(&port, "usage", "get needs path=, off= and max=");
+		return;
+	}
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0)
+		n = pread(fd, data, max < sizeof(data) ? max : sizeof(data), off);
+	if (n < 0)
+		frame_error(&port, "get", "%s: %s", path, strerror(errno));
+	else
+		frame_reply_blob(&port, data, n, "ok bytes=%zd", n);
+	if (fd >= 0)
+		close(fd);
+}
+
+static void do_cpuid(void)
+{
+	unsigned int a, b, c, d;
+	uint64_t leaf;
+
+	if (frame_u64(port.line, "leaf", &leaf) != FRAME_PRESENT) {
+		frame_error(&port, "usage", "cpuid needs leaf=");
+		return;
+	}
+	// No check against the largest leaf: QEMU asks without one too, and TCG answers more leaves than it announces.
+	__cpuid_count(leaf, 0, a, b, c, d);
+	frame_reply(&port, "ok eax=%u ebx=%u ecx=%u edx=%u", a, b, c, d);
+}
+
+static void do_module(void)
+{
+	const char *line = port.line + strlen("gmem ");
+	static int fd = -1;
+	size_t used = 0;
+	ssize_t n;
+
+	if (fd < 0)
+		fd = open(MODULE_DEVICE, O_RDWR | O_CLOEXEC);
+	if (fd < 0 || write(fd, line, strlen(line)) < 0) {
+		frame_error(&port, "module", MODULE_DEVICE ": %s", strerror(errno));
+		return;
+	}
+	while (used < sizeof(data) && (n = read(fd, data + used, sizeof(data) - used)) > 0)
+		used += n;
+	struct iovec iov = { .iov_base = data, .iov_len = used };
+	frame_sendv(&port, port.id, &iov, 1);
+}
+
+static void do_hello(void)
+{
+	uint64_t nonce = 0;
+
+	frame_u64(port.line, "nonce", &nonce);
+	frame_reply(&port, "ok nonce=%llu program=gmem-control version=1 pid=%d", (unsigned long long)nonce, getpid());
+}
+
+static const struct {
+	const char *verb;
+	void (*run)(void);
+} verbs[] = {
+	{ "hello", do_hello }, { "spawn", do_spawn }, { "status", do_status }, { "signal", do_signal }, { "run", do_run },
+	{ "put", do_put },     { "get", do_get },     { "cpuid", do_cpuid },   { "gmem", do_module },
+};
+
+int main(int argc, char **argv)
+{
+	bool device = argc == 3 && !strcmp(argv[1], "--device");
+	int in = 0, out = 1;
+
+	if (argc != 1 && !device) {
+		dprintf(2, "usage: gmem-control [--device PATH]\n");
+		return 2;
+	}
+	signal(SIGPIPE, SIG_IGN);
+	if (device) {
+		in = out = frame_open_device(argv[2], 10000);
+		if (in < 0) {
+			dprintf(2, "gmem-control: %s: %s\n", argv[2], strerror(-in));
+			return 1;
+		}
+		fcntl(in, F_SETFD, FD_CLOEXEC);
+	}
+	frame_port_init(&port, in, out, device, receive_buffer, sizeof(receive_buffer));
+	for (;;) {
+		enum frame_status got = frame_recv(&port, 1000);
+		size_t i;
+
+		reap();
+		if (got == FRAME_CLOSED)
+			return 0;
+		if (got == FRAME_IDLE)
+			continue;
+		for (i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++)
+			if (frame_verb(port.line, verbs[i].verb))
+				break;
+		if (i < sizeof(verbs) / sizeof(verbs[0]))
+			verbs[i].run();
+		else
+			frame_error(&port, "verb", "unknown request");
+	}
+}
