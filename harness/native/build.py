@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Compile the small C programs that run on the host under test and in the guest.
+
+A program is every ``*.c`` of a few folders beside this file. Programs are static, so that one binary runs on any
+distribution and inside an initramfs; a preloaded library is a shared object. Nothing is cached here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from harness.errors import InfraError
+
+HERE: Final = Path(__file__).parent
+_COMMON: Final = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-fno-strict-aliasing")
+_COMPILE_SECONDS: Final = 120.0  # the largest takes 2 s on a busy laptop core
+
+
+class BuildError(InfraError):
+    """A native program cannot be compiled on this machine."""
+
+
+@dataclass(frozen=True)
+class NativeProgram:
+    """One program: which folders make it, and how it is linked."""
+
+    folders: tuple[str, ...]  # every *.c in them is compiled, and each is on the include path
+    file: str  # name of the result
+    link: tuple[str, ...] = ("-static",)
+
+
+PROGRAMS: Final[Mapping[str, NativeProgram]] = MappingProxyType(
+    {
+        # reads the counters of a host without moving them
+        "probe": NativeProgram(folders=("probe", "frame"), file="gmem-probe"),
+    }
+)
+
+
+def build_program(name: str, out: Path, compiler: str = "gcc") -> Path:
+    """Compile the program ``name`` of PROGRAMS into the directory ``out`` (made if missing) and return its path.
+
+    The result appears under its name only when it is complete. Raises BuildError when the compiler or the static C
+    library is missing, or when the sources do not compile; KeyError for an unknown name.
+    """
+    program = PROGRAMS[name]
+    tool = shutil.which(compiler)
+    if tool is None:
+        raise BuildError(
+            f"cannot build {program.file}: there is no {compiler} here; install it (Debian: apt install gcc libc6-dev)"
+        )
+    folders = [HERE / folder for folder in program.folders]
+    sources = [str(source) for folder in folders for source in sorted(folder.glob("*.c"))]
+    out.mkdir(parents=True, exist_ok=True)
+    target = out / program.file
+    part = out / f".{program.file}.{os.getpid()}"
+    includes = [f"-I{folder}" for folder in folders]
+    try:
+        _run([tool, *_COMMON, *includes, *program.link, "-o", str(part), *sources], program.file)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
+def _run(command: list[str], file: str) -> None:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_COMPILE_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BuildError(f"cannot build {file}: the compiler did not finish within {_COMPILE_SECONDS:.0f} s") from error
+    if done.returncode == 0:
+        return
+    if "cannot find -lc" in done.stderr:
+        raise BuildError(
+            f"cannot build {file}: the static C library is missing; install it (Debian: apt install libc6-dev)"
+        )
+    first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200])
+    raise BuildError(f"cannot build {file}: {command[0]} exited with {done.returncode}: {first}")
