@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#define _GNU_SOURCE
+#include "probe.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+struct frame_port port;
+unsigned char scratch[SCRATCH_SIZE];
+
+static unsigned char receive[FRAME_HEADER + 64 * 1024];
+static bool locked;
+
+static void verb_hello(void)
+{
+	uint64_t nonce;
+
+	if (!need_u64("nonce", &nonce))
+		return;
+	frame_reply(&port, "ok nonce=%lu program=gmem-probe version=%d pid=%d slots=%u locked=%d files=%u",
+		    nonce, PROBE_VERSION, getpid(), SLOTS, locked, first_count + late_count);
+}
+
+static const struct {
+	const char *name;
+	void (*run)(void);
+} verbs[] = {
+	{ "sample", verb_sample },
+	{ "settle", verb_settle },
+	{ "fetch", verb_fetch },
+	{ "hello", verb_hello },
+	{ "cachestat", verb_cachestat },
+	{ "census", verb_census },
+	{ "anon", verb_anon },
+	{ "maps", verb_maps },
+	{ "fallocate", verb_fallocate },
+	{ "watch", verb_watch },
+	{ "unwatch", verb_unwatch },
+	{ "pcpcap", verb_pcpcap },
+	{ "write", verb_write },
+	{ "read", verb_read },
+};
+
+static void serve(const char *line)
+{
+	for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++) {
+		if (frame_verb(line, verbs[i].name)) {
+			verbs[i].run();
+			return;
+		}
+	}
+	frame_error(&port, "unknown", "no such verb");
+}
+
+// Pages that are touched first during a sample would be anonymous pages allocated between two samples.
+static void prefault(void)
+{
+	volatile unsigned char stack[128 * 1024];
+
+	for (size_t i = 0; i < sizeof(stack); i += 4096)
+		stack[i] = 1;
+	for (size_t i = 0; i < sizeof(scratch); i += 4096)
+		((volatile unsigned char *)scratch)[i] = 0;
+	for (size_t i = 0; i < sizeof(receive); i += 4096)
+		((volatile unsigned char *)receive)[i] = 0;
+	slots_prefault();
+	locked = mlockall(MCL_CURRENT | MCL_FUTURE) == 0;
+}
+
+int main(int argc, char **argv)
+{
+	bool device = argc == 3 && !strcmp(argv[1], "--device");
+	int fd = -1, err;
+
+	if (argc != 1 && !device) {
+		fprintf(stderr, "usage: gmem-probe [--device PATH]\n");
+		return 2;
+	}
+	if (device) {
+		fd = frame_open_device(argv[2], 10000);
+		if (fd < 0) {
+			fprintf(stderr, "gmem-probe: %s: %s\n", argv[2], strerror(-fd));
+			return 1;
+		}
+	}
+	frame_port_init(&port, device ? fd : 0, device ? fd : 1, device, receive, sizeof(receive));
+	prefault();
+	err = sources_open();
+	if (!err)
+		err = settle_open();
+	if (err) {
+		fprintf(stderr, "gmem-probe: opening the counters: %s\n", strerror(-err));
+		return 1;
+	}
+	while (frame_recv(&port, -1) == FRAME_GOT)
+		serve(port.line);
+	return 0;
+}
