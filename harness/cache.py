@@ -94,9 +94,7 @@ class ContentCache:
 
     def lock(self, name: str, *, what: str) -> FileLock:
         """The lock ``name`` of this cache, to be used with ``with``; ``what`` is shown to those who wait."""
-        return FileLock(
-            self.root / "locks" / f"{name}.lock", what=what, timeout=self.lock_timeout, waiting=self.notify
-        )
+        return FileLock(self.root / "locks" / f"{name}.lock", what=what, timeout=self.lock_timeout, waiting=self.notify)
 
     def entry(self, kind: str, key: str, build: Callable[[Path], None], *, what: str) -> Path:
         """The folder of an entry, verified; built first if it is not there or damaged.
@@ -151,7 +149,9 @@ class ContentCache:
             fresh.rename(place)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise InfraError(f"the disk of the cache {self.root} is full: free some space, then run again") from error
+                raise InfraError(
+                    f"the disk of the cache {self.root} is full: free some space, then run again"
+                ) from error
             raise
         finally:
             for leftover in place.parent.glob(f".{key}.*"):

@@ -94,7 +94,9 @@ class FileLock:
                 (self._waiting or _print_line)(f"waiting for {self.holder()} to finish")
             time.sleep(POLL_SECONDS)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
