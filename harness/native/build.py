@@ -27,6 +27,9 @@ class BuildError(InfraError):
     """A native program cannot be compiled on this machine."""
 
 
+_PRELOADED: Final = ("-shared", "-fPIC", "-Wl,--as-needed", "-ldl")
+
+
 @dataclass(frozen=True)
 class NativeProgram:
     """One program: which folders make it, and how it is linked."""
@@ -40,6 +43,12 @@ PROGRAMS: Final[Mapping[str, NativeProgram]] = MappingProxyType(
     {
         # reads the counters of a host without moving them
         "probe": NativeProgram(folders=("probe", "frame"), file="gmem-probe"),
+        # starts processes and moves files, in the emulated host and in the guest
+        "control": NativeProgram(folders=("control", "frame"), file="gmem-control"),
+        # stands in for the SNP firmware under a stock QEMU
+        "snp-standin": NativeProgram(folders=("interposer/snp",), file="snp-standin.so", link=_PRELOADED),
+        # makes a software-protected VM of an ordinary one
+        "swprot": NativeProgram(folders=("interposer/direct",), file="swprot.so", link=_PRELOADED),
     }
 )
 

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a guest can be asked to do: the requests of the conversion module, typed.
+
+The module (``guest-images/module/gmem_conv.c``) is reached through the control program in the guest, over a
+virtio-serial channel.  Regions are numbered there; here they are named, ``r0`` is region 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.errors import InfraError
+from harness.guest.conversions import Conversion
+from harness.host.frames import FrameChannel, Reply
+
+CHUNK_PAGES = 512
+PAGE_SIZE = 4096
+
+
+class GuestError(InfraError):
+    """The guest answered something that makes no sense, or refused what it should do."""
+
+
+@dataclass(frozen=True)
+class BadPage:
+    """A page whose contents are not what they should be."""
+
+    page: int
+    word: int
+    got: str
+    """``zero``, a number, or whose pattern it is: ``guest:0/region:0/gen:2/page:7/word:0``."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Result of a verification."""
+
+    pages: int
+    wrong: int
+    shown: tuple[BadPage, ...]
+    """The first few wrong pages."""
+
+
+class GuestAgent:
+    """One guest, reached by its channel.  Each call has a deadline in seconds."""
+
+    def __init__(self, name: str, channel: FrameChannel) -> None:
+        self.name = name
+        self.channel = channel
+
+    def hello(self, nonce: int, timeout: float = 5.0) -> None:
+        """Raises ``ChannelTimeout`` when the guest does not answer."""
+        reply = self.channel.request(f"hello nonce={nonce}", timeout=timeout)
+        if reply.fields.get("nonce") != str(nonce):
+            raise GuestError(f"{self.name}: answered to another hello than was said ({reply.fields})")
+
+    def ask(self, line: str, timeout: float) -> Reply:
+        """One request to the module, as the line it takes; raises ``ChannelError``."""
+        return self.channel.request(f"gmem {line}", timeout=timeout)
+
+    def info(self, timeout: float = 5.0) -> dict[str, str]:
+        """What the module says of itself: tag, chunk_pages, how (hypercall or set_memory), encrypt."""
+        return dict(self.ask("info", timeout).fields)
+
+    def alloc(self, region: int, chunks: int, timeout: float = 30.0) -> None:
+        """Allocate a region of order-9 chunks."""
+        self.ask(f"alloc region={region} chunks={chunks}", timeout)
+
+    def where(self, region: int, timeout: float = 5.0) -> tuple[int, ...]:
+        """Guest physical address of each chunk."""
+        text = self.ask(f"where region={region}", timeout).fields.get("gpa", "")
+        try:
+            chunks = tuple(int(word, 16) for word in text.split(","))
+        except ValueError as error:
+            raise GuestError(f"{self.name}: does not say where region {region} lies: {text!r}") from error
+        if any(gpa % (CHUNK_PAGES * PAGE_SIZE) for gpa in chunks):
+            raise GuestError(f"{self.name}: a chunk of region {region} is not 2 MiB aligned: {text}")
+        return chunks
+
+    def convert(self, region: int, start: int, count: int, *, private: bool, timeout: float) -> list[Conversion]:
+        """Convert pages; returns the hypercalls the guest made, in order."""
+        to = "private" if private else "shared"
+        fields = self.ask(f"convert region={region} start={start} count={count} to={to}", timeout).fields
+        calls = []
+        for word in fields.get("calls", "").split(","):
+            gpa, _, pages = word.partition(":")
+            try:
+                calls.append(Conversion(int(gpa, 16), int(pages), private))
+            except ValueError as error:
+                raise GuestError(f"{self.name}: lists a call that makes no sense: {word!r}") from error
+        return calls
+
+    def touch(self, region: int, start: int, count: int, *, stride: int, write: bool, gen: int, timeout: float) -> int:
+        """Touch every ``stride``-th page; returns how many."""
+        line = f"touch region={region} start={start} count={count} stride={stride} write={int(write)} gen={gen}"
+        return _number(self.name, self.ask(line, timeout), "touched")
+
+    def verify(self, region: int, start: int, count: int, *, gen: int | None, timeout: float) -> Verified:
+        """Compare pages with the pattern of generation ``gen``, or with zeroes when ``gen`` is None."""
+        expect = "expect=zero" if gen is None else f"expect=pattern gen={gen}"
+        reply = self.ask(f"verify region={region} start={start} count={count} {expect}", timeout)
+        shown = reply.fields.get("bad", "-")
+        bad = () if shown == "-" else tuple(_bad_page(self.name, word) for word in shown.split(","))
+        return Verified(_number(self.name, reply, "pages"), _number(self.name, reply, "wrong"), bad)
+
+    def warm(self, timeout: float = 60.0) -> int:
+        """Read every page of the guest's RAM once, so that its own work faults nothing in later; returns pages."""
+        return _number(self.name, self.ask("warm", timeout), "pages")
+
+
+def _number(name: str, reply: Reply, key: str) -> int:
+    try:
+        return int(reply.fields[key])
+    except (KeyError, ValueError) as error:
+        raise GuestError(f"{name}: the reply has no number {key}: {dict(reply.fields)}") from error
+
+
+def _bad_page(name: str, word: str) -> BadPage:
+    place, _, got = word.partition("=")
+    page, _, offset = place.partition("@")
+    try:
+        return BadPage(int(page), int(offset), got)
+    except ValueError as error:
+        raise GuestError(f"{name}: names a wrong page that makes no sense: {word!r}") from error
+
+
+def words_blob(arguments: Sequence[str], environment: dict[str, str] | None = None) -> bytes:
+    """A command for the control program: NUL-terminated words, the environment first, then an empty word."""
+    blob = b""
+    if environment:
+        blob = b"".join(f"{key}={value}".encode() + b"\0" for key, value in sorted(environment.items())) + b"\0"
+    return blob + b"".join(word.encode() + b"\0" for word in arguments)

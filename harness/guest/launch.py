@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""How a guest is started in the emulated host: one record per form, and the command line made from it.
+
+Both forms run a KVM_X86_SW_PROTECTED_VM.  ``snp-stand-in`` is stock QEMU on its own sev-snp-guest path with the
+interposer in place of the firmware; ``sw-protected-direct`` is the small microvm QEMU without a confidential object,
+where the interposer adds the guest_memfd and carries conversions out itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.errors import UsageError
+
+GUEST_FILES = "/gmem"
+"""Folder of the emulated host's image with firmware, guest kernel, guest image and interposers."""
+
+
+@dataclass(frozen=True)
+class LaunchRecord:
+    """One way to start a guest."""
+
+    name: str
+    kind_text: str
+    """What every report calls such a guest."""
+    program: str
+    preload: str
+    """The interposer, a file in GUEST_FILES."""
+    firmware: str
+    cpu: str
+    machine: str
+    confidential: bool
+    """Whether QEMU gets a sev-snp-guest object."""
+    traces_conversions: bool
+    """Whether QEMU itself carries conversions out, so that its trace event lists them."""
+
+
+SNP_STAND_IN = LaunchRecord(
+    name="snp-stand-in",
+    kind_text="sw-protected (SNP stand-in)",
+    program="/usr/bin/qemu-system-x86_64",
+    preload="snp-standin.so",
+    firmware="firmware.bin",
+    cpu="EPYC-v4",
+    # pit and pic: without them the guest hangs in early timer calibration under nested TCG
+    machine="microvm,confidential-guest-support=cgs0,memory-backend=ram0,acpi=on,pit=on,pic=on,rtc=on",
+    confidential=True,
+    traces_conversions=True,
+)
+
+SW_PROTECTED_DIRECT = LaunchRecord(
+    name="sw-protected-direct",
+    kind_text="sw-protected (interposer converts)",
+    program="/usr/bin/qemu-system-x86_64-microvm",
+    preload="swprot.so",
+    firmware="qboot.rom",
+    cpu="host",
+    # smm=off: KVM_SET_USER_MEMORY_REGION2 refuses the SMM address space for such a VM
+    machine="microvm,memory-backend=ram0,smm=off,acpi=on,pit=on,pic=on,rtc=on",
+    confidential=False,
+    traces_conversions=False,
+)
+
+LAUNCH_RECORDS = {record.name: record for record in (SNP_STAND_IN, SW_PROTECTED_DIRECT)}
+
+
+def launch_record(name: str) -> LaunchRecord:
+    """The record called ``name``; raises ``UsageError`` naming the known ones."""
+    try:
+        return LAUNCH_RECORDS[name]
+    except KeyError:
+        raise UsageError(f"unknown launch {name!r}; known: {', '.join(sorted(LAUNCH_RECORDS))}") from None
+
+
+@dataclass(frozen=True)
+class GuestSpec:
+    """Shape of one guest; part of the key of a saved testbed."""
+
+    number: int
+    launch: LaunchRecord = SNP_STAND_IN
+    memory_mib: int = 128
+    vcpus: int = 1
+
+    @property
+    def name(self) -> str:
+        """``g0``, ``g1``, ..."""
+        return f"g{self.number}"
+
+    @property
+    def memory_bytes(self) -> int:
+        """Size of the guest's RAM, and of its guest_memfd."""
+        return self.memory_mib << 20
+
+    @property
+    def ssh_port(self) -> int:
+        """Port of the emulated host's loopback that leads to the guest's SSH."""
+        return 2200 + self.number
+
+
+def guest_command(spec: GuestSpec, *, cbitpos: int) -> tuple[list[str], dict[str, str]]:
+    """Arguments and environment of the guest's QEMU, as it is run inside the emulated host.
+
+    ``cbitpos`` is CPUID 0x8000001f EBX[5:0] of the emulated host; QEMU compares the two.
+    """
+    record = spec.launch
+    port = f"/dev/virtio-ports/gmem.{spec.name}"
+    arguments = [
+        record.program,
+        *("-L", "/usr/share/qemu"),
+        "-nodefaults",
+        "-no-user-config",
+        *("-display", "none"),
+        "-no-reboot",
+        *("-name", f"gmem-{spec.name}"),
+        *("-machine", record.machine),
+        *("-accel", "kvm"),
+        *("-cpu", record.cpu),
+        *("-smp", str(spec.vcpus)),
+        *("-m", f"{spec.memory_mib}M"),
+        # Anonymous memory, populated at once: the guest's own work then faults no page in while it is observed.
+        *("-object", f"memory-backend-ram,id=ram0,size={spec.memory_mib}M,share=off,prealloc=on"),
+        *("-bios", f"{GUEST_FILES}/{record.firmware}"),
+        *("-kernel", f"{GUEST_FILES}/guest-kernel"),
+        *("-initrd", f"{GUEST_FILES}/guest-image"),
+        *("-append", f"console=ttyS0 panic=-1 loglevel=6 gmem.tag={spec.number}"),
+        *("-serial", f"file:{port}.console"),
+        *("-device", "virtio-serial-device"),
+        *("-chardev", f"pipe,id=agent,path={port}.agent"),
+        *("-device", "virtserialport,chardev=agent,name=gmem.agent"),
+        *("-chardev", f"pipe,id=monitor,path={port}.qmp"),
+        *("-mon", "chardev=monitor,mode=control"),
+        *("-netdev", f"user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:{spec.ssh_port}-:22"),
+        *("-device", "virtio-net-device,netdev=net0"),
+        # The log is a port too: a file would grow the page cache that is being measured.
+        *("-D", f"{port}.log"),
+    ]
+    if record.confidential:
+        arguments += ["-object", f"sev-snp-guest,id=cgs0,cbitpos={cbitpos},reduced-phys-bits=1,policy=0x30000"]
+    return arguments, {"GMEM_RAM_BYTES": str(spec.memory_bytes), "LD_PRELOAD": f"{GUEST_FILES}/{record.preload}"}

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The emulated host as a machine: what QEMU is asked for, and one running instance of it.
+
+QEMU runs unprivileged under TCG with nested SVM (``-cpu max``).  Everything that must survive a save and a restore is a
+virtio-serial port; nothing that matters goes over the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import InfraError, NoBootError
+from harness.guest.qmp import QmpLost, QmpSession
+from harness.host.emulated.ports import Port
+
+QEMU = "qemu-system-x86_64"
+MIGRATE_SECONDS = 120.0
+_POLL = 0.005
+
+
+@dataclass(frozen=True)
+class MachineSpec:
+    """Shape of the emulated host; part of the key under which its saved state lies."""
+
+    memory_mib: int = 3072
+    """More than 2.75 GiB, so that q35 puts RAM above 4 GiB too: with one zone only, the page allocator would skip
+    its ALLOC_NOFRAGMENT rules."""
+    cpus: int = 2
+    guests: int = 1
+    command_line: str = ""
+    """Appended to the command line of the kernel under test."""
+
+    def ports(self) -> tuple[Port, ...]:
+        """The virtio-serial ports, in the order in which the kernel numbers them."""
+        ports = [Port("gmem.probe"), Port("gmem.control")]
+        for number in range(self.guests):
+            ports += [
+                Port(f"gmem.g{number}.agent"),
+                Port(f"gmem.g{number}.qmp"),
+                Port(f"gmem.g{number}.console", file=f"g{number}-console.txt"),
+                Port(f"gmem.g{number}.log", file=f"g{number}-qemu.log"),
+            ]
+        return tuple(ports)
+
+
+def qemu_program() -> Path:
+    """The QEMU that runs the emulated host; raises ``InfraError`` when there is none."""
+    found = shutil.which(QEMU)
+    if not found:
+        raise InfraError(f"{QEMU} is not installed; install the Debian package qemu-system-x86 (10.0 or later)")
+    return Path(found)
+
+
+def command_line(
+    spec: MachineSpec, *, kernel: Path, initrd: Path, run: Path, evidence: Path, incoming: bool
+) -> list[str]:
+    """QEMU's arguments for an emulated host whose FIFOs lie in ``run`` and whose consoles go to ``evidence``."""
+    arguments = [
+        str(qemu_program()),
+        *("-machine", "q35"),
+        *("-cpu", "max"),  # the only model with everything that TCG's SVM offers
+        *("-accel", "tcg,thread=multi"),
+        *("-smp", str(spec.cpus)),
+        *("-m", f"{spec.memory_mib}M"),
+        "-nodefaults",
+        "-no-user-config",
+        *("-display", "none"),
+        "-no-reboot",  # the kernel runs with panic=-1: a panic ends QEMU
+        *("-name", "gmem-emulated-host"),
+        *("-pidfile", f"{run}/outer.pid"),
+        *("-qmp", f"unix:{run}/outer.qmp,server=on,wait=off"),
+        *("-chardev", f"file,id=console,path={_escape(evidence / 'host-console.txt')},append=on"),
+        *("-serial", "chardev:console"),
+        *("-device", "virtio-serial-pci,max_ports=31"),
+        *("-netdev", "user,id=net0,restrict=on"),  # reached only by forwards that are asked for
+        *("-device", "virtio-net-pci,netdev=net0,romfile="),
+        *("-kernel", str(kernel)),
+        *("-initrd", str(initrd)),
+        *("-append", f"console=ttyS0 panic=-1 loglevel=6 {spec.command_line}".strip()),
+    ]
+    for number, port in enumerate(spec.ports()):
+        back = f"file,id=port{number},path={_escape(evidence / port.file)},append=on"
+        if not port.file:
+            back = f"pipe,id=port{number},path={_escape(run / port.name)}"
+        arguments += ["-chardev", back, "-device", f"virtserialport,chardev=port{number},name={port.name}"]
+    if incoming:
+        arguments += ["-incoming", "defer"]
+    return arguments
+
+
+def _escape(path: Path) -> str:
+    """A path inside a QEMU option list: a comma is written twice."""
+    return str(path).replace(",", ",,")
+
+
+class Machine:
+    """One running emulated host: its process and its monitor."""
+
+    def __init__(
+        self, spec: MachineSpec, *, kernel: Path, initrd: Path, run: Path, evidence: Path, incoming: bool = False
+    ) -> None:
+        self.spec = spec
+        self.evidence = evidence
+        for port in spec.ports():
+            if not port.file:
+                for end in ("in", "out"):
+                    os.mkfifo(run / f"{port.name}.{end}", 0o600)
+        arguments = command_line(
+            spec, kernel=kernel, initrd=initrd, run=run, evidence=evidence, incoming=incoming
+        )
+        self._errors = evidence / "outer-qemu-errors.txt"
+        write_script(evidence / "outer-qemu.sh", arguments)
+        # setpriv: QEMU dies with us even before it has written its pid file.
+        with self._errors.open("ab") as errors:
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", "--", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                start_new_session=True,
+            )
+        self._qmp_path = str(run / "outer.qmp")
+        self._qmp: QmpSession | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the outer QEMU."""
+        return self._process.pid
+
+    @property
+    def qmp(self) -> QmpSession:
+        """The outer monitor, connected on first use."""
+        if self._qmp is None:
+            try:
+                self._qmp = QmpSession("outer QEMU", self._qmp_path, self.evidence / "outer-qmp.txt")
+            except QmpLost as error:
+                raise InfraError(f"{error}; {self.last_words()}") from error
+        return self._qmp
+
+    @property
+    def running(self) -> bool:
+        """Whether QEMU still runs."""
+        return self._process.poll() is None
+
+    def last_words(self) -> str:
+        """What QEMU wrote to stderr last, and how it ended, for an error's sentence."""
+        text = self._errors.read_text(errors="replace").strip().splitlines()
+        said = text[-1][:300] if text else "it printed nothing"
+        status = self._process.poll()
+        if status is None:
+            return f"QEMU runs; it printed last: {said}" if text else "QEMU runs and printed no error"
+        ended = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        return f"QEMU {ended}: {said}"
+
+    def save(self, state: Path) -> bool:
+        """Stop the machine and write its whole state to ``state``.
+
+        Returns whether the mapped-ram format was used; that is asked of QEMU, not of its version.
+        """
+        known = {str(entry["capability"]) for entry in self.qmp.execute("query-migrate-capabilities")}
+        mapped = "mapped-ram" in known
+        self.qmp.execute("stop")
+        self._migrate("migrate", state, mapped)
+        return mapped
+
+    def load(self, state: Path, *, mapped: bool) -> None:
+        """Load a saved state into a machine started with ``incoming=True``; it stays stopped."""
+        self._migrate("migrate-incoming", state, mapped)
+
+    def _migrate(self, command: str, state: Path, mapped: bool) -> None:
+        if mapped:
+            wanted = [{"capability": "mapped-ram", "state": True}]
+            self.qmp.execute("migrate-set-capabilities", {"capabilities": wanted})
+        self.qmp.execute(command, {"uri": f"file:{state}"})
+        end = time.monotonic() + MIGRATE_SECONDS
+        while True:
+            answer = self.qmp.execute("query-migrate")
+            status = answer.get("status")
+            if status == "completed":
+                return
+            if status in ("failed", "cancelled"):
+                raise InfraError(f"{command} of {state} failed: {answer.get('error-desc', 'QEMU gives no reason')}")
+            if time.monotonic() > end:
+                raise InfraError(f"{command} of {state} did not finish within {MIGRATE_SECONDS:g} s")
+            time.sleep(_POLL)
+
+    def resume(self) -> None:
+        """Let the machine run."""
+        self.qmp.execute("cont")
+
+    def wait_for_console(self, text: str, timeout: float) -> str:
+        """Wait until the host's console shows ``text`` and return that line.
+
+        Raises ``NoBootError`` when the machine ends first or the deadline passes.
+        """
+        console = self.evidence / "host-console.txt"
+        end = time.monotonic() + timeout
+        while True:
+            seen = console.read_text(errors="replace") if console.exists() else ""
+            for line in seen.splitlines()[:-1] if not seen.endswith("\n") else seen.splitlines():
+                if text in line:
+                    return line
+            last = next((line for line in reversed(seen.splitlines()) if line.strip()), "")[:200]
+            told = f"the last line of its console is: {last}" if last else "it printed nothing on its console"
+            if not self.running:
+                raise NoBootError(f"the kernel under test did not come up; {told}; {self.last_words()}")
+            if time.monotonic() > end:
+                raise NoBootError(f"the kernel under test did not come up within {timeout:g} s; {told}")
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        """End QEMU at once; there is no orderly shutdown to wait for."""
+        if self._qmp is not None:
+            self._qmp.close()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        self._process.wait(10)
+
+
+def write_script(path: Path, arguments: list[str]) -> None:
+    """Write a command as a shell script that a person can read, edit and run."""
+    quoted = [argument if argument.replace("-", "").replace("_", "").isalnum() else _quote(argument) for argument in arguments]
+    lines = ["#!/bin/sh", "# SPDX-License-Identifier: GPL-2.0-only", "exec " + " \\\n    ".join(quoted), ""]
+    path.write_text("\n".join(lines))
+    path.chmod(0o755)
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
