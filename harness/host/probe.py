@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Client of ``gmem-probe``, the reader that runs on the host under test (sources: ``harness/native/probe``).
+
+A sample is taken in two steps, so that nothing but the reading happens around what is observed::
+
+    probe.settle(); probe.sample(0)
+    ...                                   # the step
+    probe.settle(); probe.sample(1)
+    delta = difference(probe.fetch(0, guests), probe.fetch(1, guests))
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote
+
+from harness.counters.lines import CounterFormatError
+from harness.counters.sample import Sample, build_sample
+from harness.counters.sections import SampleFormatError
+from harness.errors import InfraError
+from harness.host.frames import ChannelError, FrameChannel, RemoteError, Reply
+
+SLOTS: Final = 16
+PAGE: Final = 4096
+
+# Deadlines in seconds: what each request took on an idle emulated host (QEMU TCG, 2 CPUs), times 1000 or more, because
+# a busy machine stretches TCG without bound. They exist so that a dead host ends a run, not to measure.
+QUICK: Final = 10.0  # hello, sample (2.2 ms), fetch (1.2 ms), watch, cachestat: below 5 ms each
+SETTLE: Final = 30.0  # 24 rounds: 7 ms
+CENSUS: Final = 120.0  # 0.25 s for 5 GiB of page frame numbers; 0.5 s for 25 GiB on hardware
+
+
+class ProbeError(InfraError):
+    """The probe is lost, refused a request, or answered something that cannot be."""
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code  # the probe's word, such as "EINVAL" or "nogmem"; "" when it did not answer
+
+
+@dataclass(frozen=True)
+class Hello:
+    """``locked``: the probe's memory is locked, so that reading faults nothing in."""
+
+    version: int
+    pid: int
+    locked: bool
+    files: int  # kernel files in each sample
+
+
+@dataclass(frozen=True)
+class Settled:
+    """``pcp`` pages are left on per-CPU lists after ``rounds`` refreshes; ``calm``: more would not free more."""
+
+    rounds: int
+    pcp: int
+    calm: bool
+
+
+@dataclass(frozen=True)
+class Taken:
+    """When slot ``slot`` was read, by the host's monotonic clock in ns."""
+
+    slot: int
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The guest_memfd found in a QEMU process: its descriptor there and its size in bytes."""
+
+    fd: int
+    size: int
+    cachestat: bool  # gmem/<guest> will be in samples
+    kvm_stats: int  # how many of KVM's pages_* files will be; 0 without debugfs
+
+
+@dataclass(frozen=True)
+class Census:
+    """guest_memfd pages by page flags over the whole machine; ``folios[order]`` counts folios of that order."""
+
+    gmem: int
+    heads: int
+    tails: int
+    folios: Mapping[int, int]
+    scanned: int
+
+
+@dataclass(frozen=True)
+class Present:
+    """Pages of a range of virtual memory by /proc/PID/pagemap."""
+
+    present: int
+    swapped: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """A kernel file before and after writing, as the kernel prints it; None where it cannot be read."""
+
+    was: str | None
+    now: str | None
+
+
+class ProbeClient:
+    """Typed requests over a channel that this object does not own. Every method raises ProbeError."""
+
+    def __init__(self, channel: FrameChannel) -> None:
+        self._channel = channel
+
+    def hello(self, timeout: float = QUICK) -> Hello:
+        """Prove that a probe of our version answers this very request."""
+        nonce = int.from_bytes(os.urandom(4), "little")
+        fields = self._ask(f"hello nonce={nonce}", timeout).fields
+        if fields.get("program") != "gmem-probe" or fields.get("nonce") != str(nonce):
+            raise ProbeError(f"something else than gmem-probe answers on the probe's channel: {dict(fields)}")
+        if fields.get("version") != "1":
+            raise ProbeError(
+                f"the probe speaks version {fields.get('version')}, this harness speaks 1; rebuild the host"
+            )
+        number = _Numbers("hello", fields)
+        return Hello(number["version"], number["pid"], bool(number["locked"]), number["files"])
+
+    def settle(self, rounds: int = 100, timeout: float = SETTLE) -> Settled:
+        """Drain LRU batches and refresh statistics until the per-CPU free lists stop shrinking, at most ``rounds``."""
+        number = _Numbers("settle", self._ask(f"settle max={rounds}", timeout).fields)
+        return Settled(number["rounds"], number["pcp"], bool(number["calm"]))
+
+    def sample(self, slot: int, timeout: float = QUICK) -> Taken:
+        """Read all counters into ``slot`` (0 to 15) on the host; nothing is transferred yet."""
+        number = _Numbers("sample", self._ask(f"sample slot={slot}", timeout).fields)
+        return Taken(number["slot"], number["ns"], number["ns_end"])
+
+    def fetch(self, slot: int, guests: Mapping[int, str] | None = None, timeout: float = QUICK) -> Sample:
+        """The counters in ``slot``; ``guests`` names QEMU processes: ``{4711: "g0"}`` gives gmem/g0 and kvm/g0/*."""
+        blob = self._ask(f"fetch slot={slot}", timeout).blob
+        try:
+            return build_sample(blob, guests)
+        except (SampleFormatError, CounterFormatError) as error:
+            raise ProbeError(f"slot {slot} of the probe: {error}") from error
+
+    def pcpcap(self, fraction: int, timeout: float = QUICK) -> int:
+        """Set percpu_pagelist_high_fraction (0: the kernel's default) and return what it was."""
+        return _Numbers("pcpcap", self._ask(f"pcpcap fraction={fraction}", timeout).fields)["was"]
+
+    def watch(self, pid: int, ram: int, timeout: float = QUICK) -> Watched:
+        """Observe the guest_memfd of ``ram`` bytes in process ``pid`` from now on.
+
+        The probe holds that file and KVM's statistics open, which keeps the guest's memory alive after QEMU is gone:
+        ``unwatch`` before a guest is closed.
+        """
+        number = _Numbers("watch", self._ask(f"watch pid={pid} ram={ram}", timeout).fields)
+        return Watched(number["fd"], number["size"], bool(number["cachestat"]), number["kvmstats"])
+
+    def unwatch(self, pid: int | None = None, timeout: float = QUICK) -> int:
+        """Let go of one process, or of all; how many were let go."""
+        which = "all" if pid is None else f"pid={pid}"
+        return _Numbers("unwatch", self._ask(f"unwatch {which}", timeout).fields)["closed"]
+
+    def cachestat(self, pid: int, offset: int, length: int, timeout: float = QUICK) -> int:
+        """Pages present in a range (bytes) of a watched guest_memfd."""
+        return _Numbers("cachestat", self._ask(f"cachestat pid={pid} off={offset} len={length}", timeout).fields)[
+            "cache"
+        ]
+
+    def fallocate(self, pid: int, mode: str, offset: int, length: int, timeout: float = SETTLE) -> None:
+        """``mode`` "alloc" or "punch" on a range (bytes) of a watched guest_memfd; ProbeError.code names the errno."""
+        self._ask(f"fallocate pid={pid} mode={mode} off={offset} len={length}", timeout)
+
+    def anon_present(self, pid: int, address: int, length: int, timeout: float = QUICK) -> Present:
+        """Pages that the page tables of ``pid`` have in a range (bytes) of its virtual memory."""
+        number = _Numbers("anon", self._ask(f"anon pid={pid} addr=0x{address:x} len={length}", timeout).fields)
+        return Present(number["present"], number["swapped"])
+
+    def maps(self, pid: int, timeout: float = QUICK) -> str:
+        """``/proc/PID/maps``."""
+        return self._ask(f"maps pid={pid}", timeout).blob.decode(errors="backslashreplace")
+
+    def census(self, timeout: float = CENSUS) -> Census:
+        """Count the machine's guest_memfd pages by their flags; settle first, pages in LRU batches are not seen."""
+        fields = self._ask("census", timeout).fields
+        number = _Numbers("census", fields)
+        text = fields.get("orders", "")
+        try:
+            pairs = [] if text == "none" else [pair.split(":") for pair in text.split(",")]
+            folios = {int(order): int(count) for order, count in pairs}
+        except ValueError as error:
+            raise ProbeError(f"the probe's census has unreadable orders {text!r}") from error
+        return Census(number["gmem"], number["heads"], number["tails"], folios, number["scanned"])
+
+    def write(self, path: str, value: str, timeout: float = QUICK) -> Written:
+        """Write a file under /proc or /sys; ``value`` has no white space, else ValueError."""
+        if not value or value.split() != [value]:
+            raise ValueError(f"a value of one word is needed, not {value!r}")
+        fields = self._ask(f"write path={path} value={value}", timeout).fields
+        return Written(_printed(fields.get("was")), _printed(fields.get("now")))
+
+    def read(self, path: str, limit: int = 1 << 19, timeout: float = QUICK) -> bytes:
+        """A file under /proc or /sys of at most ``limit`` bytes; a longer one is an error, not cut off."""
+        return self._ask(f"read path={path} max={limit}", timeout).blob
+
+    def _ask(self, line: str, timeout: float) -> Reply:
+        try:
+            return self._channel.request(line, timeout=timeout)
+        except RemoteError as error:
+            raise ProbeError(str(error), error.code) from error
+        except ChannelError as error:
+            raise ProbeError(str(error)) from error
+
+
+class _Numbers:
+    """The numeric words of a reply; a missing or malformed one is the probe's fault, and said so."""
+
+    def __init__(self, verb: str, fields: Mapping[str, str]) -> None:
+        self._verb = verb
+        self._fields = fields
+
+    def __getitem__(self, key: str) -> int:
+        text = self._fields.get(key, "")
+        if not (text.isascii() and text.isdigit()):
+            raise ProbeError(f"the probe's answer to {self._verb} has no number {key!r}: {dict(self._fields)}")
+        return int(text)
+
+
+def _printed(word: str | None) -> str | None:
+    return None if word is None or word == "-" else unquote(word)
