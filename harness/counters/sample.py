@@ -17,7 +17,7 @@ from harness.counters import buddyinfo, meminfo, pagetypeinfo, vmstat, zoneinfo
 from harness.counters.lines import CounterFormatError, single_number
 from harness.counters.sections import SampleFormatError, decode_sections
 
-_TIME: Final = re.compile(r"start=([0-9]+) end=([0-9]+)\n")
+_TIME: Final = re.compile(r"start=([0-9]+) end=([0-9]+) steady=([01])\n")
 _RESIDENT: Final = re.compile(r"resident=([0-9]+) size=([0-9]+)\n")
 _MTHP: Final = re.compile(r"thp/hugepages-([0-9]+kB)/stats/([a-z0-9_]+)")
 _HUGETLB: Final = re.compile(r"hugetlb/([0-9]+kB)/([a-z_]+)")
@@ -39,12 +39,14 @@ ACCOUNTED: Final = (
 @dataclass(frozen=True)
 class Sample:
     """``values`` by counter name; ``raw`` the kernel's texts by section name; ``time_ns`` the host's monotonic clock
-    when reading began, ``duration_ns`` how long it took."""
+    when reading began, ``duration_ns`` how long it took. ``steady``: vmstat said the same before and after zoneinfo and
+    buddyinfo were read, so that the three belong to one instant; a machine that never rests gives False."""
 
     values: Mapping[str, int]
     raw: Mapping[str, str]
     time_ns: int
     duration_ns: int = 0
+    steady: bool = True
 
 
 def build_sample(blob: bytes, guests: Mapping[int, str] | None = None) -> Sample:
@@ -59,7 +61,8 @@ def build_sample(blob: bytes, guests: Mapping[int, str] | None = None) -> Sample
     if times is None:
         raise SampleFormatError("it does not say when it was taken")
     begin, end = int(times[1]), int(times[2])
-    return Sample(MappingProxyType(values_of(raw, guests or {})), MappingProxyType(dict(raw)), begin, end - begin)
+    values = MappingProxyType(values_of(raw, guests or {}))
+    return Sample(values, MappingProxyType(dict(raw)), begin, end - begin, times[3] == "1")
 
 
 def values_of(raw: Mapping[str, str], guests: Mapping[int, str]) -> dict[str, int]:
@@ -98,7 +101,7 @@ def _single(name: str, text: str, guests: Mapping[int, str]) -> Mapping[str, int
 
 def _zones(text: str) -> Mapping[str, int]:
     """F and pcp. Both come from zoneinfo, where a zone's free count and page lists are printed next to each other:
-    with nr_free_pages of vmstat, read some 50 µs earlier, one sample in 30 was off while pages moved between them."""
+    nr_free_pages of vmstat is older by a whole read, and pages move from one to the other in between."""
     zones = zoneinfo.parse(text)
     pcp = sum(zone.pcp for zone in zones)
     return {"F": sum(zone.free for zone in zones) + pcp, "pcp": pcp}

@@ -62,11 +62,12 @@ class Settled:
 
 @dataclass(frozen=True)
 class Taken:
-    """When slot ``slot`` was read, by the host's monotonic clock in ns."""
+    """When slot ``slot`` was read, by the host's monotonic clock in ns; ``steady`` as in Sample."""
 
     slot: int
     start_ns: int
     end_ns: int
+    steady: bool
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class ProbeClient:
     def sample(self, slot: int, timeout: float = QUICK) -> Taken:
         """Read all counters into ``slot`` (0 to 15) on the host; nothing is transferred yet."""
         number = _Numbers("sample", self._ask(f"sample slot={slot}", timeout).fields)
-        return Taken(number["slot"], number["ns"], number["ns_end"])
+        return Taken(number["slot"], number["ns"], number["ns_end"], bool(number["steady"]))
 
     def fetch(self, slot: int, guests: Mapping[int, str] | None = None, timeout: float = QUICK) -> Sample:
         """The counters in ``slot``; ``guests`` names QEMU processes: ``{4711: "g0"}`` gives gmem/g0 and kvm/g0/*."""

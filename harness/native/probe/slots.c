@@ -10,12 +10,14 @@
 #include <time.h>
 
 #define LENGTH_DIGITS 7
+#define STEADY_TRIES 5
 
 struct slot {
 	unsigned char text[SLOT_SIZE];
 	size_t len;
 	unsigned int sections;
 	bool whole;
+	bool steady;  // nothing moved while the volatile files were read
 };
 
 static struct slot slots[SLOTS];
@@ -84,17 +86,49 @@ static int read_resident(struct slot *slot, const struct watch *w)
 	return close_section(slot, text, sprintf((char *)text, "resident=%lu size=%lu\n", pages, w->size));
 }
 
-// Reads all sources; on failure *culprit names the one.
-static int fill(struct slot *slot, const char **culprit)
+static int read_sources(struct slot *slot, const struct source *sources, unsigned int count, const char **culprit)
 {
-	int err;
+	for (unsigned int i = 0; i < count; i++) {
+		int err;
 
-	for (unsigned int i = 0; i < first_count; i++) {
-		*culprit = first_sources[i].name;
-		err = read_source(slot, &first_sources[i]);
+		*culprit = sources[i].name;
+		err = read_source(slot, &sources[i]);
 		if (err)
 			return err;
 	}
+	return 0;
+}
+
+// The volatile files are several reads of a moving machine. vmstat, the first of them, is read again at the end: when
+// it still says the same, they belong to one instant. On a machine that never rests the last try is kept as it is.
+static int read_volatile(struct slot *slot, const char **culprit)
+{
+	for (unsigned int tries = 0; tries < STEADY_TRIES && !slot->steady; tries++) {
+		const unsigned char *vmstat;
+		ssize_t len;
+		int err;
+
+		slot->len = slot->sections = 0;
+		err = read_sources(slot, first_sources, first_count, culprit);
+		if (err || !first_count)
+			return err;
+		*culprit = first_sources[0].name;
+		len = read_whole(first_sources[0].fd, scratch, sizeof(scratch));
+		if (len < 0)
+			return len;
+		vmstat = (const unsigned char *)memchr(slot->text, '\n', SLOT_SIZE) + 1;
+		slot->steady = !memcmp(vmstat, scratch, len) && vmstat[len] == '\n' && vmstat[len + 1] == '@';
+	}
+	return 0;
+}
+
+// Reads all sources; on failure *culprit names the one.
+static int fill(struct slot *slot, const char **culprit)
+{
+	int err = read_volatile(slot, culprit);
+
+	if (err)
+		return err;
 	for (const struct watch *w = watches; w < watches + WATCHES; w++) {
 		*culprit = "gmem";
 		if (w->pid && w->cachestat) {
@@ -109,13 +143,7 @@ static int fill(struct slot *slot, const char **culprit)
 				return err;
 		}
 	}
-	for (unsigned int i = 0; i < late_count; i++) {
-		*culprit = late_sources[i].name;
-		err = read_source(slot, &late_sources[i]);
-		if (err)
-			return err;
-	}
-	return 0;
+	return read_sources(slot, late_sources, late_count, culprit);
 }
 
 static struct slot *need_slot(void)
@@ -141,7 +169,7 @@ void verb_sample(void)
 	if (!slot)
 		return;
 	slot->len = slot->sections = 0;
-	slot->whole = false;
+	slot->whole = slot->steady = false;
 	begin = now_ns();
 	err = fill(slot, &culprit);
 	end = now_ns();
@@ -151,7 +179,7 @@ void verb_sample(void)
 		if (!text || slot->text + SLOT_SIZE - text < 80)
 			err = -EFBIG;
 		else
-			err = close_section(slot, text, sprintf((char *)text, "start=%lu end=%lu\n", begin, end));
+			err = close_section(slot, text, sprintf((char *)text, "start=%lu end=%lu steady=%d\n", begin, end, slot->steady));
 	}
 	if (err == -EFBIG) {
 		frame_error(&port, "truncated", "%s does not fit, a slot has %u bytes", culprit, SLOT_SIZE);
@@ -162,7 +190,8 @@ void verb_sample(void)
 		return;
 	}
 	slot->whole = true;
-	frame_reply(&port, "ok slot=%zu ns=%lu ns_end=%lu bytes=%zu", slot - slots, begin, end, slot->len);
+	frame_reply(&port, "ok slot=%zu ns=%lu ns_end=%lu steady=%d bytes=%zu", slot - slots, begin, end,
+		    slot->steady, slot->len);
 }
 
 void verb_fetch(void)
