@@ -18,13 +18,14 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from harness.errors import InfraError
 from harness.locks import FileLock
 
 MANIFEST = ".manifest.json"
+_HASH_PIECE = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -223,9 +224,35 @@ def verify(folder: Path) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, hexadecimal."""
+    """SHA-256 of a file's content, hexadecimal; of a sparse file, of its data extents with their offsets.
+
+    The saved RAM of a 3 GiB machine is a file with 0.3 GB of data: hashing the holes would cost seconds in every run.
+    A copy that filled the holes counts as damaged, and is made again.
+    """
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        stat = os.fstat(stream.fileno())
+        if stat.st_blocks * 512 >= stat.st_size:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = hashlib.sha256(b"extents")
+        for start, end in _data_extents(stream.fileno(), stat.st_size):
+            digest.update(f"{start}:{end}:".encode())
+            for offset in range(start, end, _HASH_PIECE):
+                digest.update(os.pread(stream.fileno(), min(_HASH_PIECE, end - offset), offset))
+        return digest.hexdigest()
+
+
+def _data_extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """The parts of a file that are not holes, as (start, end) in bytes."""
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+                return
+            raise
+        end = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, end
 
 
 def _used(place: Path) -> Path:

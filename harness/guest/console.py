@@ -17,7 +17,10 @@ _TITLES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("panic", re.compile(r"Kernel panic - not syncing: .*")),
     ("BUG", re.compile(r"(kernel BUG at .*|BUG: .*)")),
     ("oops", re.compile(r"(Oops: .*|general protection fault.*|unable to handle .*|double fault: .*)")),
-    ("lockup", re.compile(r"(watchdog: .*lockup.*|rcu: INFO: .* detected .*stall.*|INFO: task .* blocked for more than .*)")),
+    (
+        "lockup",
+        re.compile(r"(watchdog: .*lockup.*|rcu: INFO: .* detected .*stall.*|INFO: task .* blocked for more than .*)"),
+    ),
     ("WARN", re.compile(r"(WARNING: .* at .*|WARNING: CPU.*|refcount_t: .*)")),
 )
 _PREFIX = re.compile(r"^\[ *\d+\.\d+\](\[ *[CT]\d+\])? ?")

@@ -3,7 +3,7 @@
 
 QEMU's trace event ``kvm_convert_memory`` prints one line per conversion it carries out:
 ``kvm_convert_memory start 0x2c00000 size 0x200000 shared_to_private`` (accel/kvm/trace-events).  It is switched on by
-QMP and read from the trace log, a character device of the emulated host: the log takes no memory of the host under test.
+QMP and read from the trace log.  The log is a character device of the emulated host, so it takes none of its memory.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class QmpSession:
         self._client.register_listener(self._events)
         try:
             _Loop.run(self._connect(endpoint, timeout), timeout + 1)
-        except (QMPError, OSError, FutureTimeout, TimeoutError, asyncio.TimeoutError) as error:
+        except (QMPError, OSError, FutureTimeout, TimeoutError) as error:
             raise QmpLost(f"{name}: no QMP session within {timeout:g} s ({_cause(error)})") from error
 
     async def _connect(self, endpoint: str | socket.socket, timeout: float) -> None:

@@ -6,7 +6,7 @@ image) with an SEV metadata entry and a reset block.  qboot has its 16-bit entry
 are moved into the zero area below, and the three operands that hold their addresses are corrected.  Everything is
 compared byte for byte with the one layout that is known, so that another qboot is refused rather than broken.
 
-Layout of the table: OVMF's ``ResetVector`` convention; metadata: ``struct sev_metadata`` of QEMU's ``target/i386/sev.c``.
+Layout of the table: the one that OVMF ends with; of the metadata: QEMU's ``target/i386/sev.c``.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def firmware_from_qboot(source: Path) -> bytes:
     except OSError as error:
         raise InfraError(f"{source}: cannot read qboot ({error.strerror}); install qemu-system-data") from error
     if len(rom) != ROM_SIZE:
-        raise InfraError(f"{source}: qboot is {len(rom)} bytes long, expected {ROM_SIZE}; the harness knows only that one")
+        raise InfraError(
+            f"{source}: qboot is {len(rom)} bytes long, expected {ROM_SIZE}; the harness knows only that one"
+        )
     _expect(rom, _CODE, _ENTRY_CODE, "the entry code", source)
     _expect(rom, _POINTER, _GDT_POINTER, "the GDT pointer", source)
     _expect(rom, _RESET_JUMP, _JUMP, "the reset jump", source)

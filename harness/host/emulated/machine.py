@@ -112,9 +112,7 @@ class Machine:
             if not port.file:
                 for end in ("in", "out"):
                     os.mkfifo(run / f"{port.name}.{end}", 0o600)
-        arguments = command_line(
-            spec, kernel=kernel, initrd=initrd, run=run, evidence=evidence, incoming=incoming
-        )
+        arguments = command_line(spec, kernel=kernel, initrd=initrd, run=run, evidence=evidence, incoming=incoming)
         self._errors = evidence / "outer-qemu-errors.txt"
         write_script(evidence / "outer-qemu.sh", arguments)
         # setpriv: QEMU dies with us even before it has written its pid file.
@@ -226,7 +224,9 @@ class Machine:
 
 def write_script(path: Path, arguments: list[str]) -> None:
     """Write a command as a shell script that a person can read, edit and run."""
-    quoted = [argument if argument.replace("-", "").replace("_", "").isalnum() else _quote(argument) for argument in arguments]
+    quoted = [
+        argument if argument.replace("-", "").replace("_", "").isalnum() else _quote(argument) for argument in arguments
+    ]
     lines = ["#!/bin/sh", "# SPDX-License-Identifier: GPL-2.0-only", "exec " + " \\\n    ".join(quoted), ""]
     path.write_text("\n".join(lines))
     path.chmod(0o755)

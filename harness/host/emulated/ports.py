@@ -89,5 +89,7 @@ class SocketBridge:
     def __enter__(self) -> socket.socket:
         return self.socket
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Boots an emulated host with its guests and brings it into the state that is saved.
+
+The end state is the same for every testbed: the regions of every guest are allocated in the guest, all their pages are
+shared and absent on both sides, and every page table that their use needs exists already, because each page has been
+touched on both sides once.  So a step of a scenario moves data pages and nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import InfraError, NoBootError
+from harness.guest.agent import CHUNK_PAGES, PAGE_SIZE, GuestAgent
+from harness.guest.console import read_console
+from harness.guest.conversions import EVENT
+from harness.guest.launch import GuestSpec, guest_command
+from harness.guest.ssh import Keys
+from harness.host.emulated.control import Control
+from harness.host.emulated.state import Channels, GuestState, TestbedSpec, TestbedState
+from harness.host.probe import ProbeClient
+
+BOOT_SECONDS = 180.0
+"""Deadline for the kernel under test to reach user space; it takes 2 to 4 s on an idle machine."""
+GUEST_SECONDS = 240.0
+"""Deadline for a guest's boot under nested emulation; it takes 4 s on an idle machine."""
+_CYCLE_SECONDS = 60.0
+"""Deadline for one pass over a region; 4096 pages take 0.3 s."""
+_CPUID_ENCRYPTED_MEMORY = 0x8000001F
+_PCP_FRACTION = 1000000
+"""percpu_pagelist_high_fraction that caps the per-CPU page lists at their minimum (KERNEL_FACTS: 4 batches)."""
+
+# What the kernel under test must offer, each with what its absence means.
+_NEEDED = (
+    ("/dev/kvm", "it has no KVM: CONFIG_KVM and CONFIG_KVM_AMD are needed, and the nested SVM that they found"),
+    ("/proc/pagetypeinfo", "it shows no /proc/pagetypeinfo: CONFIG_PROC_FS with pageblock information is needed"),
+    ("/sys/kernel/debug/kvm", "it has no debugfs for KVM: CONFIG_DEBUG_FS is needed"),
+    (
+        "/proc/sys/vm/stat_refresh",
+        "it has no vm.stat_refresh: CONFIG_VM_EVENT_COUNTERS and CONFIG_PROC_SYSCTL are needed",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of bringing a testbed up, with its wall time in seconds."""
+
+    name: str
+    seconds: float
+
+
+class Clock:
+    """Collects the phases; ``progress`` is called with the name of each as it begins."""
+
+    def __init__(self, progress: Callable[[str], None] | None = None) -> None:
+        self.phases: list[Phase] = []
+        self._progress = progress
+        self._name = ""
+        self._began = 0.0
+
+    def begin(self, name: str) -> None:
+        """End the running phase and begin the next; '' only ends."""
+        now = time.monotonic()
+        if self._name:
+            self.phases.append(Phase(self._name, now - self._began))
+        self._name, self._began = name, now
+        if name and self._progress:
+            self._progress(name)
+
+
+def prepare(spec: TestbedSpec, channels: Channels, evidence: Path, clock: Clock) -> TestbedState:
+    """Bring a machine that has just reached user space into the state to be saved."""
+    control, probe = channels.control, channels.probe
+    control.hello(1, timeout=10.0)
+    _check_kernel(control)
+    probe.hello()
+    keys = Keys.generate(["host", *(guest.name for guest in spec.guests)])
+    _start_ssh(control, keys, "host")
+    probe.write("/sys/kernel/mm/transparent_hugepage/enabled", spec.thp_enabled)
+    clock.begin("guests")
+    pids = _start_guests(spec, control, evidence)
+    guests = []
+    for guest in spec.guests:
+        _wait_guest(guest, pids[guest.name], control, channels, evidence)
+    clock.begin("regions")
+    for guest in spec.guests:
+        guests.append(_prepare_guest(spec, guest, pids[guest.name], channels, keys))
+    probe.pcpcap(_PCP_FRACTION)
+    probe.settle()
+    release = control.check(["uname", "-r"]).strip()
+    version = control.check(["uname", "-v"]).strip()
+    return TestbedState(
+        release=release,
+        version=version,
+        guests=tuple(guests),
+        user_key=keys.user.private,
+        user_public=keys.user.public,
+        host_keys={name: pair.private for name, pair in keys.machines.items()},
+        host_public={name: pair.public for name, pair in keys.machines.items()},
+    )
+
+
+def _check_kernel(control: Control) -> None:
+    """Raises ``NoBootError`` with one sentence when the kernel lacks what every case needs."""
+    for path, why in _NEEDED:
+        if control.run(["test", "-e", path]).code:
+            raise NoBootError(f"the kernel under test came up, but {why}")
+
+
+def _start_ssh(control: Control, keys: Keys, name: str) -> None:
+    control.check(["mkdir", "-p", "/root/.ssh", "/etc/dropbear"])
+    control.put("/etc/dropbear/host_key", keys.machines[name].dropbear(), 0o600)
+    control.put("/root/.ssh/authorized_keys", (keys.user.public + "\n").encode(), 0o600)
+    control.check(["chmod", "0700", "/root", "/root/.ssh"])
+    command = ["/usr/sbin/dropbear", "-F", "-s", "-r", "/etc/dropbear/host_key", "-p", "22", "-P", "/run/dropbear.pid"]
+    control.spawn(command, {}, "/run/dropbear.log")
+
+
+def _start_guests(spec: TestbedSpec, control: Control, evidence: Path) -> dict[str, int]:
+    cbitpos = control.cpuid(_CPUID_ENCRYPTED_MEMORY)["ebx"] & 0x3F
+    pids = {}
+    for guest in spec.guests:
+        arguments, environment = guest_command(guest, cbitpos=cbitpos)
+        script = [f"{key}={value}" for key, value in sorted(environment.items())]
+        (evidence / f"{guest.name}-qemu.txt").write_text(
+            "# run inside the emulated host\n" + " \\\n    ".join([*script, *arguments]) + "\n"
+        )
+        pids[guest.name] = control.spawn(arguments, environment, f"/run/{guest.name}-qemu.err")
+    return pids
+
+
+def _wait_guest(guest: GuestSpec, pid: int, control: Control, channels: Channels, evidence: Path) -> None:
+    """Wait until the guest's first process says that it is up."""
+    console = evidence / f"{guest.name}-console.txt"
+    end = time.monotonic() + GUEST_SECONDS
+    while f"gmem: guest {guest.name} is up" not in read_console(console):
+        state = control.status(pid)
+        if state != "running":
+            raise _guest_failed(guest, f"its QEMU {state}", control, console)
+        if not channels.machine_runs():
+            raise InfraError("the outer QEMU ended while a guest was booting")
+        if time.monotonic() > end:
+            raise _guest_failed(guest, f"it did not come up within {GUEST_SECONDS:g} s", control, console)
+        time.sleep(0.02)
+
+
+def _guest_failed(guest: GuestSpec, what: str, control: Control, console: Path) -> Exception:
+    """The right class for a guest that did not start: the kernel's fault where QEMU names a missing KVM feature."""
+    log = control.get(f"/run/{guest.name}-qemu.err").decode("utf-8", "replace")
+    lines = [line for line in log.splitlines() if line.strip() and "warning: host doesn't support" not in line]
+    said = lines[-1][:300] if lines else "it printed no error"
+    for sign, why in _KERNEL_LACKS:
+        if sign in log:
+            return NoBootError(f"the kernel under test came up, but {why} (QEMU says: {said})")
+    last = next((line for line in reversed(read_console(console).splitlines()) if line.strip()), "nothing")
+    return InfraError(
+        f"guest {guest.name} did not start: {what}; QEMU says: {said}; its console ends with: {last[:200]}"
+    )
+
+
+_KERNEL_LACKS = (
+    (
+        "vm-type SEV-SNP not supported by KVM",
+        "KVM offers no software-protected VM: CONFIG_KVM_SW_PROTECTED_VM (with CONFIG_EXPERT) is needed",
+    ),
+    ("KVM makes no software-protected VM", "KVM offers no software-protected VM: CONFIG_KVM_SW_PROTECTED_VM is needed"),
+    ("guest_memfd", "KVM makes no guest_memfd: CONFIG_KVM_GUEST_MEMFD is needed (Linux 6.8 or later)"),
+    ("Could not access KVM kernel module", "KVM cannot be used"),
+    ("failed to initialize kvm", "KVM cannot be used"),
+)
+
+
+def _prepare_guest(spec: TestbedSpec, guest: GuestSpec, pid: int, channels: Channels, keys: Keys) -> GuestState:
+    agent = channels.agents[guest.name]
+    agent.hello(guest.number + 1, timeout=10.0)
+    info = agent.info()
+    if info.get("tag") != str(guest.number):
+        raise InfraError(f"the guest on the channel of {guest.name} says that it is number {info.get('tag')}")
+    _start_ssh(Control(guest.name, agent.channel), keys, guest.name)
+    channels.probe.watch(pid, guest.memory_bytes)
+    with channels.monitor(guest.name) as monitor:
+        if guest.launch.traces_conversions:
+            monitor.execute("trace-event-set-state", {"name": EVENT, "enable": True})
+    agent.alloc(0, spec.chunks)
+    chunks = agent.where(0)
+    agent.warm()
+    _cycle(agent, spec.chunks * CHUNK_PAGES)
+    left = _leftover(channels.probe, pid, chunks)
+    return GuestState(name=guest.name, pid=pid, chunks=chunks, leftover=left)
+
+
+def _cycle(agent: GuestAgent, pages: int) -> None:
+    """Touch every page shared, convert, touch every page private, convert back: only page tables stay."""
+    for private in (True, False):
+        agent.touch(0, 0, pages, stride=1, write=True, gen=0, timeout=_CYCLE_SECONDS)
+        agent.convert(0, 0, pages, private=private, timeout=_CYCLE_SECONDS)
+
+
+def _leftover(probe: ProbeClient, pid: int, chunks: tuple[int, ...]) -> int:
+    """Pages that the region still has on the private side although all of it was converted to shared.
+
+    Not an error here: it is the kernel's doing, and for the run to judge.
+    """
+    return sum(probe.cachestat(pid, gpa, CHUNK_PAGES * PAGE_SIZE) for gpa in chunks)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What describes a testbed: its shape, what is known of it once it is up, and the channels into it."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from harness.errors import InfraError
+from harness.guest.agent import GuestAgent
+from harness.guest.launch import SNP_STAND_IN, GuestSpec, LaunchRecord
+from harness.guest.qmp import QmpSession
+from harness.guest.ssh import KeyPair, Keys
+from harness.host.emulated.control import Control
+from harness.host.emulated.machine import MachineSpec
+from harness.host.probe import ProbeClient
+
+
+@dataclass(frozen=True)
+class TestbedSpec:
+    """Shape of a testbed; two testbeds of the same shape, kernel and images have the same saved state."""
+
+    machine: MachineSpec
+    guests: tuple[GuestSpec, ...]
+    chunks: int = 8
+    """Order-9 chunks (512 pages) of region r0 of each guest."""
+    thp_enabled: str = "never"
+    """/sys/kernel/mm/transparent_hugepage/enabled: ``never`` makes the shared backing anonymous 4 KiB pages."""
+
+    @classmethod
+    def of(
+        cls, *, guests: int = 1, chunks: int = 8, launch: LaunchRecord = SNP_STAND_IN, command_line: str = ""
+    ) -> TestbedSpec:
+        """A testbed with ``guests`` guests of the same launch."""
+        return cls(
+            machine=MachineSpec(guests=guests, command_line=command_line),
+            guests=tuple(GuestSpec(number=number, launch=launch) for number in range(guests)),
+            chunks=chunks,
+        )
+
+    def text(self) -> str:
+        """Everything of the shape, for keys."""
+        return json.dumps(msgspec.to_builtins(self), sort_keys=True)
+
+
+class GuestState(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a running guest."""
+
+    name: str
+    pid: int
+    """Process id of its QEMU in the emulated host."""
+    chunks: tuple[int, ...]
+    """Guest physical address of each chunk of region r0."""
+    leftover: int = 0
+    """Private pages that the region kept although all of it was converted to shared; 0 on a healthy kernel."""
+
+
+class TestbedState(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a testbed that is ready; kept beside its saved state."""
+
+    release: str
+    version: str
+    guests: tuple[GuestState, ...]
+    user_key: str
+    user_public: str
+    host_keys: dict[str, str]
+    host_public: dict[str, str]
+    mapped: bool = False
+    """Whether the saved state is in QEMU's mapped-ram format."""
+
+    def keys(self) -> Keys:
+        """The SSH keys."""
+        machines = {name: KeyPair(private, self.host_public[name]) for name, private in self.host_keys.items()}
+        return Keys(KeyPair(self.user_key, self.user_public), machines)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, readable by the owner only: it holds private keys."""
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(self, order="sorted"), indent=1))
+        path.chmod(0o600)
+
+    @classmethod
+    def load(cls, path: Path) -> TestbedState:
+        """Read back; raises ``InfraError`` when the file is not what :meth:`save` wrote."""
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=cls)
+        except (OSError, msgspec.DecodeError) as error:
+            raise InfraError(f"{path}: not the description of a saved testbed ({error}); remove its folder") from error
+
+
+@dataclass
+class Channels:
+    """The ways into a running testbed."""
+
+    control: Control
+    probe: ProbeClient
+    agents: dict[str, GuestAgent]
+    bridge: Callable[[str], tuple[socket.socket, Callable[[], None]]]
+    """Opens the monitor port of a guest as a socket; returns it with the function that closes it."""
+    evidence: Path
+    machine_runs: Callable[[], bool]
+    greeted: set[str] = field(default_factory=set)
+    """Guests whose monitor has greeted somebody before."""
+
+    @contextmanager
+    def monitor(self, guest: str) -> Iterator[QmpSession]:
+        """A QMP session with the QEMU of ``guest``."""
+        sock, close = self.bridge(guest)
+        try:
+            session = QmpSession(
+                f"QEMU of {guest}", sock, self.evidence / f"{guest}-qmp.txt", fresh=guest not in self.greeted
+            )
+            self.greeted.add(guest)
+            try:
+                yield session
+            finally:
+                session.close()
+        finally:
+            close()

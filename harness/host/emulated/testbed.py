@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A testbed in the emulated host: booted once, saved, restored for every case.
+
+``Lab`` knows kernel and images and hands out testbeds; a testbed is a context manager that gives everything back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from harness.cache import ContentCache, content_key
+from harness.errors import GmemError, InfraError
+from harness.guest.agent import GuestAgent
+from harness.guest.ssh import SshSession
+from harness.host.emulated.control import Control
+from harness.host.emulated.machine import Machine, qemu_program
+from harness.host.emulated.ports import SocketBridge, open_fifos
+from harness.host.emulated.prepare import BOOT_SECONDS, Clock, prepare
+from harness.host.emulated.rundir import RunDir
+from harness.host.emulated.state import Channels, GuestState, TestbedSpec, TestbedState
+from harness.host.frames import FrameChannel
+from harness.host.probe import ProbeClient
+
+STATE_FILE, DESCRIPTION = "state.bin", "testbed.json"
+_ANSWER_SECONDS = 10.0
+
+
+class Testbed:
+    """One running emulated host with its guests; use it as a context manager."""
+
+    def __init__(self, spec: TestbedSpec, *, kernel: Path, initrd: Path, evidence: Path, incoming: bool) -> None:
+        self.spec = spec
+        self.evidence = evidence
+        evidence.mkdir(parents=True, exist_ok=True)
+        if self.console("host").exists():
+            raise InfraError(f"{evidence} already holds the console of another testbed; choose an empty folder")
+        self._exit = contextlib.ExitStack()
+        self._state: TestbedState | None = None
+        try:
+            run = self._exit.enter_context(RunDir())
+            self._run = run.path
+            self.machine = Machine(
+                spec.machine, kernel=kernel, initrd=initrd, run=run.path, evidence=evidence, incoming=incoming
+            )
+            self._exit.callback(self.machine.close)
+            self.channels = self._open_channels()
+        except BaseException:
+            self._exit.close()
+            raise
+
+    # -- channels
+
+    def _channel(self, port: str, peer: str) -> FrameChannel:
+        reader, writer = open_fifos(self._run, port)
+        channel = FrameChannel(reader, writer, self.evidence / f"{peer.replace(' ', '-')}-transcript.txt", peer=peer)
+        self._exit.callback(channel.close)
+        return channel
+
+    def _open_channels(self) -> Channels:
+        return Channels(
+            control=Control("the emulated host", self._channel("gmem.control", "control")),
+            probe=ProbeClient(self._channel("gmem.probe", "probe")),
+            agents={
+                guest.name: GuestAgent(guest.name, self._channel(f"gmem.{guest.name}.agent", f"agent of {guest.name}"))
+                for guest in self.spec.guests
+            },
+            bridge=self._bridge,
+            evidence=self.evidence,
+            machine_runs=lambda: self.machine.running,
+        )
+
+    def _bridge(self, guest: str) -> tuple[socket.socket, Callable[[], None]]:
+        bridge = SocketBridge(self._run, f"gmem.{guest}.qmp")
+        return bridge.socket, bridge.close
+
+    # -- what is known of it
+
+    @property
+    def state(self) -> TestbedState:
+        """Pids, addresses and keys; only once the testbed is ready."""
+        if self._state is None:
+            raise InfraError("the testbed is not ready yet")
+        return self._state
+
+    def guest(self, name: str) -> GuestState:
+        """What is known of a guest by name; raises ``InfraError`` for an unknown one."""
+        for guest in self.state.guests:
+            if guest.name == name:
+                return guest
+        raise InfraError(f"the testbed has no guest {name}")
+
+    def console(self, who: str) -> Path:
+        """Console file of ``host`` or of a guest."""
+        return self.evidence / f"{who}-console.txt"
+
+    def trace_log(self, guest: str) -> Path:
+        """The trace log of a guest's QEMU."""
+        return self.evidence / f"{guest}-qemu.log"
+
+    # -- life
+
+    def boot(self, clock: Clock) -> None:
+        """Wait for the kernel and bring the guests up; the testbed is ready afterwards."""
+        clock.begin("kernel")
+        self.machine.wait_for_console("gmem: emulated host is up", BOOT_SECONDS)
+        clock.begin("user space")
+        self._state = prepare(self.spec, self.channels, self.evidence, clock)
+        clock.begin("")
+
+    def save(self, folder: Path) -> None:
+        """Write the whole state into ``folder``; the machine stays stopped."""
+        mapped = self.machine.save(folder / STATE_FILE)
+        self._state = msgspec.structs.replace(self.state, mapped=mapped)
+        self.state.save(folder / DESCRIPTION)
+
+    def load(self, folder: Path, clock: Clock) -> None:
+        """Load a saved state and let it run; returns when probe and guests have answered."""
+        self._state = TestbedState.load(folder / DESCRIPTION)
+        self.channels.greeted.update(guest.name for guest in self.state.guests)
+        clock.begin("load")
+        self.machine.load(folder / STATE_FILE, mapped=self.state.mapped)
+        self.machine.resume()
+        clock.begin("first answers")
+        nonce = secrets.randbelow(1 << 31)
+        self.channels.probe.hello()
+        for agent in self.channels.agents.values():
+            agent.hello(nonce, timeout=_ANSWER_SECONDS)
+        clock.begin("")
+
+    # -- SSH
+
+    def ssh(self, name: str = "host") -> SshSession:
+        """An SSH session with ``host`` or, through it, with a guest; close it after use."""
+        keys = self.state.keys()
+        host = SshSession("host", keys, self._ssh_forward())
+        if name == "host":
+            return host
+        guest = next(spec for spec in self.spec.guests if spec.name == name)
+        try:
+            return SshSession(name, keys, guest.ssh_port, through=host)
+        except GmemError:
+            host.close()
+            raise
+
+    def _ssh_forward(self) -> int:
+        """Make QEMU forward a free port of the loopback to the host's SSH; returns the port."""
+        for _ in range(10):
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = int(probe.getsockname()[1])
+            line = f"hostfwd_add net0 tcp:127.0.0.1:{port}-10.0.2.15:22"
+            answer = str(self.machine.qmp.execute("human-monitor-command", {"command-line": line}))
+            if not answer.strip():
+                return port
+        raise InfraError(f"QEMU forwards no port to the emulated host: {answer.strip()}")
+
+    def close(self) -> None:
+        """Give back processes, sockets and files; safe to call twice."""
+        self._exit.close()
+
+    def __enter__(self) -> Testbed:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Lab:
+    """Hands out testbeds of one kernel under test and one pair of images."""
+
+    def __init__(
+        self, cache: ContentCache, *, kernel: Path, initrd: Path, notice: Callable[[str], None] | None = None
+    ) -> None:
+        self.cache = cache
+        self.kernel = kernel
+        self.initrd = initrd
+        self._notice = notice
+
+    def saved_key(self, spec: TestbedSpec) -> str:
+        """Key of the saved state: everything that went into it, and the code that made it."""
+        sources = sorted(Path(__file__).parent.glob("*.py")) + sorted(
+            Path(__file__).parents[2].joinpath("guest").glob("*.py")
+        )
+        return content_key("testbed", spec.text(), self.kernel, self.initrd, qemu_program(), *sources)
+
+    def saved(self, spec: TestbedSpec, evidence: Path, clock: Clock) -> Path:
+        """The folder of the saved state of that shape; boots and saves a testbed if there is none."""
+
+        def build(folder: Path) -> None:
+            with self.booted(spec, evidence, clock) as testbed:
+                clock.begin("save")
+                testbed.save(folder)
+                clock.begin("")
+
+        return self.cache.entry("testbed", self.saved_key(spec), build, what="saved testbed")
+
+    def booted(self, spec: TestbedSpec, evidence: Path, clock: Clock) -> Testbed:
+        """A testbed booted afresh."""
+        if self._notice:
+            self._notice(f"booting an emulated host with {len(spec.guests)} guest(s)")
+        testbed = Testbed(spec, kernel=self.kernel, initrd=self.initrd, evidence=evidence, incoming=False)
+        try:
+            testbed.boot(clock)
+        except BaseException:
+            testbed.close()
+            raise
+        return testbed
+
+    def restored(self, spec: TestbedSpec, saved: Path, evidence: Path, clock: Clock) -> Testbed:
+        """A testbed restored from ``saved``."""
+        clock.begin("start QEMU")
+        testbed = Testbed(spec, kernel=self.kernel, initrd=self.initrd, evidence=evidence, incoming=True)
+        try:
+            testbed.load(saved, clock)
+        except BaseException:
+            testbed.close()
+            raise
+        return testbed
