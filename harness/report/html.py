@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The report for people: one HTML file that needs no network, no script and no other file.
+
+The template escapes everything, and every single value is cleaned and bounded on its way into it (``finalize``): what
+guests and kernels under test printed is data.  Amounts are bounded too; the rest stays in ``results.jsonl``.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from harness.report.summary import (
+    KeyCounter,
+    case_name,
+    guest_kind_text,
+    kernel_text,
+    moves,
+    observed_text,
+    outside,
+    summarize,
+)
+from harness.report.text import one_line, tail
+from harness.run.result import CaseResult, Finding, RunInfo, StepResult
+from harness.run.verdict import Verdict
+
+_TEMPLATE: Final = Path(__file__).with_name("report.html.j2")
+_STEPS: Final = 200
+_ROWS: Final = 200
+_CONSOLES: Final = 8
+_OPEN: Final = frozenset({Verdict.CRASH, Verdict.NO_BOOT})
+"""Verdicts whose cause is on a console."""
+_CLOSED: Final = frozenset({Verdict.PASS, Verdict.SKIP, Verdict.NOTHING_RAN})
+
+
+@dataclass(frozen=True)
+class _Console:
+    name: str
+    lines: list[str]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One finding as a row of a step's table."""
+
+    finding: Finding
+    observed: str
+    outside: bool
+
+
+@dataclass(frozen=True)
+class _Step:
+    step: StepResult
+    rows: list[_Row]
+    """Findings outside their prediction first, then those that were predicted to move."""
+    still: list[_Row]
+    """Counters that were predicted to stay, and did."""
+    recorded: list[tuple[str, str]]
+    messages: list[str]
+    more: int
+    """Rows and messages that were left out."""
+
+
+@dataclass(frozen=True)
+class _Case:
+    case: CaseResult
+    name: str
+    anchor: str
+    where: str
+    counters: tuple[KeyCounter, ...]
+    steps: list[_Step]
+    more_steps: int
+    link: str
+    consoles: list[_Console]
+    open: bool
+    open_consoles: bool
+
+
+def html(info: RunInfo, cases: Sequence[CaseResult], out: Path) -> str:
+    """The document.  ``out`` is the output directory: evidence is linked relative to it, consoles are read from it."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        info=info,
+        facts=_facts(info),
+        guest_kind=guest_kind_text(info.guest_kind),
+        kernel=kernel_text(info),
+        cases=[_case(number, case, out) for number, case in enumerate(cases, 1)],
+        consoles=_run_consoles(cases, out),
+        open_consoles=info.verdict in _OPEN,
+    )
+
+
+def _finalize(value: object) -> object:
+    """Every value that the template prints; what a macro made is markup whose values came through here before."""
+    return one_line(value, collapse=False) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _facts(info: RunInfo) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Sections of names and values, in the order a reader asks for them."""
+    return [
+        ("kernel under test", sorted(info.kernel.items())),
+        ("design", [("design", info.design), *(("because", line) for line in info.design_evidence[:_ROWS])]),
+        ("host under test", sorted(info.host.items())),
+        ("QEMU", sorted(info.qemu.items())),
+        (
+            "run",
+            [
+                ("started", info.started),
+                ("finished", info.finished),
+                ("seed", str(info.seed)),
+                ("command", shlex.join(info.command)),
+            ],
+        ),
+        ("versions", sorted(info.versions.items())),
+    ]
+
+
+def _case(number: int, case: CaseResult, out: Path) -> _Case:
+    summary = summarize(case)
+    folder = _inside(out, case.evidence)
+    return _Case(
+        case=case,
+        name=case_name(case),
+        anchor=f"case-{number}",
+        where="" if summary.step is None else f"step {summary.step.index}",
+        counters=summary.counters,
+        steps=[_step(step) for step in case.steps[:_STEPS]],
+        more_steps=max(0, len(case.steps) - _STEPS),
+        link="" if folder is None else "./" + quote(case.evidence.strip("/")) + "/",
+        consoles=[] if folder is None else _consoles(folder, out),
+        open=case.verdict not in _CLOSED,
+        open_consoles=case.verdict in _OPEN,
+    )
+
+
+def _step(step: StepResult) -> _Step:
+    rows = [_Row(finding, observed_text(finding.observed), outside(finding)) for finding in step.findings]
+    rows.sort(key=lambda row: (not row.outside, row.finding.counter))
+    loud = [row for row in rows if row.outside or moves(row.finding)]
+    still = [row for row in rows if not (row.outside or moves(row.finding))]
+    recorded = [(name, f"{value:+d}") for name, value in sorted(step.recorded.items())]
+    parts: list[Sequence[object]] = [loud, still, recorded, step.messages]
+    return _Step(
+        step=step,
+        rows=loud[:_ROWS],
+        still=still[:_ROWS],
+        recorded=recorded[:_ROWS],
+        messages=list(step.messages[:_ROWS]),
+        more=sum(max(0, len(part) - _ROWS) for part in parts),
+    )
+
+
+def _inside(out: Path, relative: str) -> Path | None:
+    """The folder ``relative`` of the output directory if it is one and does not lead out of it."""
+    if not relative or "\0" in relative:
+        return None
+    root, folder = out.resolve(), (out / relative).resolve()
+    return folder if folder.is_relative_to(root) and folder != root and folder.is_dir() else None
+
+
+def _consoles(folder: Path, out: Path) -> list[_Console]:
+    """The ends of all consoles in a folder of evidence, the host's first."""
+    found = sorted(folder.glob("*console*.txt"), key=lambda path: (path.name != "host-console.txt", path.name))
+    consoles = []
+    for path in found[:_CONSOLES]:
+        try:
+            if path.is_file() and path.resolve().is_relative_to(out.resolve()):
+                consoles.append(_Console(path.relative_to(out.resolve()).as_posix(), tail(path)))
+        except OSError as error:
+            consoles.append(_Console(path.name, [f"(cannot be read: {error.strerror})"]))
+    return consoles
+
+
+def _run_consoles(cases: Sequence[CaseResult], out: Path) -> list[_Console]:
+    """Consoles of evidence that belongs to no case: the boot of the host, and what came after the last case."""
+    known = {_inside(out, case.evidence) for case in cases}
+    folders = sorted((out / "evidence").glob("*/")) if (out / "evidence").is_dir() else []
+    resolved = (_inside(out, folder.relative_to(out).as_posix()) for folder in folders)
+    return [console for folder in resolved if folder and folder not in known for console in _consoles(folder, out)]

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What every report says in the same words: names of cases, facts of a run, and the few counters worth a line."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from harness.report.text import one_line
+from harness.run.result import CaseResult, Finding, RunInfo, StepResult
+from harness.run.verdict import Verdict
+
+KEY_LIMIT: Final = 6
+"""Counters in the summary of a case: what fits on a line of a wide terminal."""
+
+# What the guest_memfd itself did comes first, then the allocator, the mappings, the shared side, then huge pages.
+_ORDER: Final = (
+    "nr_file_pages",
+    "nr_unevictable",
+    "gmem/*",
+    "F",
+    "pgfree",
+    "nr_file_hugepages",
+    "thp_split_page*",
+    "kvm/*/pages_*",
+    "nr_anon_pages",
+    "nr_shmem",
+    "nr_hugetlb",
+    "unaccounted",
+    "movable_balance",
+    "unevictable_pgs_culled",
+)
+
+GOOD: Final = frozenset({Verdict.PASS, Verdict.SKIP, Verdict.NOTHING_RAN})
+"""Outcomes that no CI needs to look at: everything else is a failure or an error."""
+
+_STAND_IN: Final = "sw-protected (SNP stand-in): no memory is encrypted"
+_GUEST_KINDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "sw-protected": _STAND_IN,
+        "sw-protected (SNP stand-in)": _STAND_IN,
+        "snp": "snp: AMD SEV-SNP",
+        "tdx": "tdx: Intel TDX",
+        "plain": "plain: an ordinary VM with a guest_memfd; no memory is encrypted",
+        "bare": "bare: a guest_memfd without a vCPU; no memory is encrypted",
+    }
+)
+
+
+def guest_kind_text(kind: str) -> str:
+    """The guest kind with what it means for encryption; an unknown word is shown as it is."""
+    if kind.startswith("sw-protected"):
+        return _STAND_IN
+    return _GUEST_KINDS.get(kind, kind)
+
+
+def kernel_text(info: RunInfo) -> str:
+    """The kernel's exact version as one line: ``uname -r`` and ``uname -v``, and the name it was asked for by."""
+    kernel = info.kernel
+    exact = " ".join(kernel[key] for key in ("release", "version") if kernel.get(key)) or "unknown (it did not say)"
+    return one_line(f"{exact} [{kernel['name']}]" if kernel.get("name") else exact)
+
+
+def case_name(case: CaseResult) -> str:
+    """``suite/case``, and the number of the repetition from the second on."""
+    return one_line(f"{case.suite}/{case.case}" + (f" #{case.repeat}" if case.repeat > 1 else ""), 300)
+
+
+def outside(finding: Finding) -> bool:
+    """Whether a finding speaks against its prediction; a counter that the kernel does not report does not."""
+    return finding.verdict not in GOOD
+
+
+def moves(finding: Finding) -> bool:
+    """Whether the counter was predicted to move, or may."""
+    return bool(finding.low or finding.high)
+
+
+def observed_text(observed: int | None) -> str:
+    """``+512``, or ``?`` for a counter that the kernel does not report."""
+    return "?" if observed is None else f"{observed:+d}"
+
+
+@dataclass(frozen=True)
+class KeyCounter:
+    """One counter of a summary; texts such as ``+512`` or ``0..+40``."""
+
+    counter: str
+    predicted: str
+    observed: str
+    outside: bool
+
+    def __str__(self) -> str:
+        return f"{'!' if self.outside else ''}{self.counter} {self.predicted}/{self.observed}"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The counters worth a line, and the step they are of; None when no step was judged."""
+
+    step: StepResult | None
+    counters: tuple[KeyCounter, ...]
+    more: int
+    """Counters of the same kind that were left out."""
+
+    def __str__(self) -> str:
+        where = f"step {self.step.index}: " if self.step is not None else ""
+        more = f" … {self.more} more" if self.more else ""
+        return where + "  ".join(str(counter) for counter in self.counters) + more
+
+
+def summarize(case: CaseResult, limit: int = KEY_LIMIT) -> Summary:
+    """The few counters that tell what happened in a case, predicted and observed, all of one step.
+
+    Of the first step with findings outside their predictions: those.  Else of the last step that was predicted to move
+    counters: the ones that move.  Else, when everything was predicted to stay: counters of the last step judged.
+    """
+    for step in case.steps:
+        wrong = [finding for finding in step.findings if outside(finding)]
+        if wrong:
+            return _summary(step, wrong, limit)
+    for step in reversed(case.steps):
+        moving = [finding for finding in step.findings if moves(finding)]
+        if moving:
+            return _summary(step, moving, limit)
+    judged = next((step for step in reversed(case.steps) if step.findings), None)
+    return _summary(judged, judged.findings if judged else (), limit)
+
+
+def _summary(step: StepResult | None, findings: Sequence[Finding], limit: int) -> Summary:
+    ordered = sorted(findings, key=lambda finding: _rank(finding.counter))
+    counters = tuple(
+        KeyCounter(one_line(f.counter, 100), f.predicted, observed_text(f.observed), outside(f))
+        for f in ordered[:limit]
+    )
+    return Summary(step, counters, max(0, len(ordered) - limit))
+
+
+def _rank(counter: str) -> tuple[int, str]:
+    for index, pattern in enumerate(_ORDER):
+        if fnmatch.fnmatchcase(counter, pattern):
+            return index, counter
+    return len(_ORDER), counter
+
+
+def run_problem(info: RunInfo, cases: Sequence[CaseResult]) -> CaseResult | None:
+    """A case for what happened to the run itself, when its verdict is none that a case has.
+
+    Without it a machine that reads only the cases would call a kernel good that did not come up.
+    """
+    if info.verdict in GOOD or any(case.verdict is info.verdict for case in cases):
+        return None
+    return CaseResult(
+        suite="gmem",
+        case="run",
+        claim="the run comes to its end",
+        verdict=info.verdict,
+        sentence=info.sentence,
+        seconds=0.0,
+        steps=(),
+        evidence="",
+    )
