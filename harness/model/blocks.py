@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Pageblock types and the balance of the Movable lists: what an allocation takes beyond its own migratetype.
+
+Unmovable demand draws on free Unmovable pages first and then claims whole free blocks, order 10 first
+(mm/page_alloc.c:__rmqueue_claim, change_pageblock_range); Reclaimable demand (slabs of tree nodes) does the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from harness.model import physics
+from harness.model.events import (
+    PRIVATE_ALLOCATED,
+    PRIVATE_FREED,
+    SHARED_ALLOCATED,
+    SHARED_FREED,
+    TABLE_ALLOCATED,
+    TABLE_FREED,
+    Event,
+    total,
+)
+from harness.model.facts import HostFacts
+from harness.model.ledger import Ledger
+
+BLOCK_COUNTERS = ("blocks/Unmovable", "blocks/Movable", "blocks/Reclaimable")
+CLAIM_PAGES = physics.CLAIM_BLOCKS * physics.BLOCK_PAGES
+
+
+@dataclass(frozen=True)
+class FreeLists:
+    """Free pages per migratetype at a step's start, per-CPU lists included, as (least, most); what is left to claim."""
+
+    unmovable: tuple[int, int]
+    reclaimable: tuple[int, int]
+    claimable: int
+    """Pages in free order-10 blocks of the other types, from which claims are made whole; the least."""
+
+    @classmethod
+    def from_sample(cls, start: Mapping[str, int], facts: HostFacts) -> FreeLists | None:
+        """None when the first sample lacks a counter that the claim rule needs."""
+        names = ("free/Unmovable", "free/Reclaimable", "free_order/10")
+        if any(name not in start for name in names):
+            return None
+        hidden = start.get("pcp", facts.pcp_pages)
+        unmovable, reclaimable, whole = (start[name] for name in names)
+        others = max(0, whole * CLAIM_PAGES - unmovable - reclaimable)
+        return cls((unmovable, unmovable + hidden), (reclaimable, reclaimable + hidden), others)
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Blocks that one migratetype gains by claims, least and most."""
+
+    low: int
+    high: int
+
+
+def claims(free: tuple[int, int], demand: tuple[int, int], overshoot: int) -> Claims:
+    """By demand beyond what is free: at least single blocks for what is surely missing, at most order-10 claims."""
+    surely = max(0, demand[0] - free[1])
+    perhaps = max(0, demand[1] + overshoot - free[0]) if demand[1] else 0
+    return Claims(-(-surely // physics.BLOCK_PAGES), -(-perhaps // CLAIM_PAGES) * physics.CLAIM_BLOCKS)
+
+
+def _after(
+    free: tuple[int, int], demand: tuple[int, int], claimed: Claims, back: tuple[int, int], lost: int
+) -> tuple[int, int]:
+    """Free pages of a type after a step; ``lost``: blocks that may have merged into another type."""
+    low = max(0, free[0] + claimed.low * physics.BLOCK_PAGES - demand[1]) + back[0]
+    high = max(0, free[1] + claimed.high * physics.BLOCK_PAGES - demand[0]) + back[1]
+    return max(0, low - lost * physics.BLOCK_PAGES), high
+
+
+def _merged(freed: int) -> int:
+    """Blocks that ``freed`` pages complete when they fill blocks one after the other."""
+    return -(-freed // physics.BLOCK_PAGES)
+
+
+def post_blocks(
+    ledger: Ledger, facts: HostFacts, lists: FreeLists, events: list[Event], slab: tuple[int, int]
+) -> tuple[FreeLists | None, str]:
+    """Enters pageblock types for a step with ``slab`` pages (most taken, most returned).
+
+    A whole free block that merges takes the type of the pages freed last, so each type may gain what was freed of it
+    and lose what was freed of the others.
+    Returns the lists after it, or None with the reason when whole blocks may run out and stealing begins.
+    """
+    taken = total(events, PRIVATE_ALLOCATED, TABLE_ALLOCATED)
+    back = total(events, PRIVATE_FREED, TABLE_FREED)
+    metadata = physics.NODE_METADATA_PAGES if any(slab) else 0
+    demand, slab_demand = (taken, taken + metadata), (0, slab[0])
+    overshoot = facts.ncpu * facts.pcp_cap
+    unmovable = claims(lists.unmovable, demand, overshoot)
+    reclaimable = claims(lists.reclaimable, slab_demand, overshoot)
+    most = (unmovable.high + reclaimable.high) * physics.BLOCK_PAGES
+    if most > lists.claimable:
+        return None, (
+            f"up to {most} pages may be claimed and only {lists.claimable} lie in free blocks of order 10:"
+            " smaller ones are then split or stolen, depending on their contents"
+        )
+    merged_u, merged_m, merged_r = _merged(back), _merged(total(events, SHARED_FREED)), _merged(slab[1])
+    text = (
+        f"unmovable pages wanted: {taken}, free: {lists.unmovable[0]} to {lists.unmovable[1]};"
+        f" slab pages wanted: up to {slab[0]};"
+        f" blocks claimed: unmovable {unmovable.low} to {unmovable.high}, reclaimable up to {reclaimable.high}"
+    )
+    if merged_u or merged_m or merged_r:
+        text += (
+            f"; freed pages may complete blocks that give their type to what they merge with: {merged_u} unmovable,"
+            f" {merged_m} movable, {merged_r} reclaimable"
+        )
+    for kind, low, high in (
+        ("Unmovable", unmovable.low - merged_m - merged_r - reclaimable.high, unmovable.high + merged_u),
+        ("Reclaimable", -unmovable.high - merged_u - merged_m, reclaimable.high + merged_r),
+        ("Movable", -unmovable.high - reclaimable.high - merged_u - merged_r, merged_m),
+    ):
+        ledger.allow(f"blocks/{kind}", low, high, "claim", text)
+    after = FreeLists(
+        _after(lists.unmovable, demand, unmovable, (back, back), merged_m + merged_r + reclaimable.high),
+        _after(lists.reclaimable, slab_demand, reclaimable, (0, slab[1]), merged_u + merged_m + unmovable.high),
+        lists.claimable - most,
+    )
+    return after, ""
+
+
+def post_movable_balance(ledger: Ledger, facts: HostFacts, events: list[Event], *, quiet: bool) -> None:
+    """Movable pages that left the free lists other than as whole claimed blocks: those of the shared side.
+
+    ``quiet``: nothing allocates in the step, so per-CPU lists can only give back.
+    """
+    hidden = facts.pcp_pages
+    text = (
+        f"per-CPU lists hide up to {hidden} pages ({facts.ncpu} CPUs, {len(facts.zones)} zones, {facts.pcp_cap} each)"
+    )
+    ledger.allow("movable_balance", 0 if quiet else -hidden, hidden, "per-cpu-lists", text)
+    for event in events:
+        sign = {SHARED_ALLOCATED: -1, SHARED_FREED: +1}.get(event.kind, 0)
+        if sign:
+            ledger.add("movable_balance", sign * event.pages, sign * event.pages, event.reason(sign * event.pages))

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The end of a guest: its QEMU quits, its guest_memfd and everything else of the process go.
+
+The guest_memfd's part is exact.  The process's own part (anonymous memory, page tables, slabs, stacks) is as large as
+QEMU happened to be, so that the counters it shares with the rest of the host stay unpredicted, each with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from harness.model.blocks import BLOCK_COUNTERS
+from harness.model.ledger import Ledger
+from harness.model.physics import Allowances
+from harness.model.prediction import Reason
+from harness.model.state import RegionState
+
+UNBOUNDED: Mapping[str, str] = {
+    "nr_anon_pages": "the RAM and the heap of the guest's QEMU go with it",
+    "nr_page_table_pages": "the page tables of the guest's QEMU go with it",
+    "nr_sec_page_table_pages": "the nested page tables of the guest go with it",
+    "nr_slab_reclaimable": "inodes, dentries and tree nodes of the guest's QEMU go, some of them later",
+    "nr_slab_unreclaimable": "descriptors, areas and KVM structures of the guest's QEMU go, some of them later",
+    "nr_shmem": "files of the guest's QEMU in tmpfs may go with it",
+    "nr_mlock": "memory that the guest's QEMU locked goes with it",
+    "F": "everything the guest's QEMU held comes free, not only its guest_memfd",
+    "pgfree": "everything the guest's QEMU held comes free, not only its guest_memfd",
+    "pgalloc": "the end of a process allocates pages to list what it frees",
+    "unaccounted": "KVM's tables and the areas of vmalloc of the guest go with it, and no item counts them",
+    "movable_balance": "the RAM of the guest's QEMU comes free to Movable lists",
+    **{counter: "free blocks that merge take each other's type" for counter in BLOCK_COUNTERS},
+}
+
+
+def close_guest(
+    ledger: Ledger,
+    guest: str,
+    elsewhere: Mapping[str, int],
+    regions: dict[str, RegionState],
+    allowances: Allowances,
+) -> dict[str, str]:
+    """Enters the end of ``guest`` and removes its regions; returns the unpredicted counters with their reasons."""
+    gone = {name: regions.pop(name) for name in list(regions) if name.partition(".")[0] == guest}
+    own = tuple(f"{prefix}{guest}{rest}" for prefix, rest in _OWN)
+    ledger.drop((*UNBOUNDED, *own))
+    unpredicted = dict(UNBOUNDED) | {counter: f"guest {guest} is no more" for counter in own}
+    counters = ("nr_file_pages", "nr_unevictable", "nr_zone_unevictable")
+    if guest not in elsewhere:
+        ledger.drop(counters)
+        text = f"the first sample lacks gmem/{guest}: how much its guest_memfd held is unknown"
+        return unpredicted | {counter: text for counter in counters}
+    inside = sum(region.private.bit_count() for region in gone.values())
+    resident = inside + elsewhere[guest]
+    text = f"{resident} present private pages of {guest} ({inside} in its regions) go with its guest_memfd"
+    if resident:
+        for counter in counters:
+            ledger.add(counter, -resident, -resident, Reason("close", text, -resident))
+    files = allowances.close_file_pages
+    ledger.allow("nr_file_pages", -files, files, "close", f"up to {files} tmpfs pages of its QEMU's files come or go")
+    return unpredicted
+
+
+_OWN = (("gmem/", ""), ("kvm/", "/pages_4k"), ("kvm/", "/pages_2m"), ("kvm/", "/pages_1g"))

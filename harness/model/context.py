@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a rule gets and gives: the context it acts in, the records of design and backing, the outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from harness.model.events import Event, EventKind
+from harness.model.facts import HostFacts
+from harness.model.state import RegionState
+from harness.scenario.steps import PageRange, Side
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A region after a rule acted on it, and what happened."""
+
+    region: RegionState
+    events: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a rule acts: host, design, backing, guest, and the range as text for its sentences."""
+
+    facts: HostFacts
+    design: Design
+    backing: Backing
+    guest: str
+    where: str
+
+    def at(self, where: PageRange) -> Context:
+        """The same context for a part of the range."""
+        return replace(self, where=str(where))
+
+    def event(self, kind: EventKind, pages: int, rule: str, text: str) -> tuple[Event, ...]:
+        """One event with its sentence; none for zero pages.
+
+        ``{n}`` is the number, ``{where}`` the range, ``{s}`` a noun's plural, ``{v}`` a verb's singular.
+        """
+        if not pages:
+            return ()
+        plural = pages != 1
+        words = {"s": "s" if plural else "", "v": "" if plural else "s", "are": "are" if plural else "is"}
+        said = text.format(n=pages, where=self.where, **words)
+        return (Event(kind, self.guest, pages, rule, said),)
+
+
+Rule = Callable[[Context, RegionState, int], Outcome]
+"""Acts on a set of pages of one region."""
+
+ConvertRule = Callable[[Context, RegionState, int, Side], Outcome]
+"""Carries one conversion out: the pages of one piece, and the side they become."""
+
+
+@dataclass(frozen=True)
+class Backing:
+    """What holds the shared side of guest memory, with its rules."""
+
+    name: str
+    folio_orders: tuple[int, ...]
+    """Orders of folios a fault can bring; (0,) is 4 KiB only."""
+    write: Rule
+    """The guest writes to pages whose attribute is shared."""
+    read: Rule
+    """The guest reads pages whose attribute is shared."""
+    discard: Rule
+    """QEMU discards the range, present or not."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """What a kernel does with guest_memfd folios, with its rules."""
+
+    name: str
+    claim: str
+    """The design in a sentence."""
+    folio_orders: tuple[int, ...]
+    """Orders of folios it may allocate, smallest first."""
+    allocate: Rule
+    """Pages of the range become present in the guest_memfd; present ones stay."""
+    fault: Rule
+    """The guest touches pages whose attribute is private."""
+    punch: Rule
+    """fallocate(PUNCH_HOLE) of the range, present or not."""
+    convert: ConvertRule
+    """KVM's attributes and QEMU's discard of one piece."""
+
+
+def chain(context: Context, region: RegionState, pages: int, *rules: Rule) -> Outcome:
+    """The rules one after the other on the same pages."""
+    events: tuple[Event, ...] = ()
+    for rule in rules:
+        outcome = rule(context, region, pages)
+        region = outcome.region
+        events += outcome.events
+    return Outcome(region, events)

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the model has to be told about the host under test; everything else it reads in the first sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from harness.errors import UsageError
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """One host under test and the guests on it.
+
+    Raises UsageError for numbers that no host has.
+    """
+
+    ncpu: int
+    """Online CPUs."""
+    regions: Mapping[str, int] = field(default_factory=lambda: {"g0.r0": 8})
+    """Chunks of 512 pages in each region of each guest, e.g. ``{"g0.r0": 8}``."""
+    pcp_cap: int = 252
+    """Pages that one CPU's list of one zone may keep: 4*batch once percpu_pagelist_high_fraction is at its cap."""
+    zones: tuple[str, ...] = ("DMA32", "Normal")
+    """Populated zones."""
+    page_size: int = 4096
+    slab_pages: int = 4
+    """Pages of one slab of radix_tree_node: /sys/kernel/slab/radix_tree_node/order, as pages."""
+    slab_objects: int = 28
+    """Objects in that slab (576 bytes each)."""
+    pt_reclaim: bool = True
+    """CONFIG_PT_RECLAIM: madvise(DONTNEED) of a whole empty page table frees the table (6.14 and later, x86)."""
+    tables_present: bool = True
+    """Whether the canonical empty state has QEMU's page tables for the regions; see ``RegionState.tables``."""
+    mirrored_tdp: bool = False
+    """TDX: private and shared leaves live in two trees, so that a zap reaches one kind only."""
+
+    def __post_init__(self) -> None:
+        numbers = {
+            "ncpu": self.ncpu,
+            "pcp_cap": self.pcp_cap,
+            "page_size": self.page_size,
+            "slab_pages": self.slab_pages,
+            "slab_objects": self.slab_objects,
+            **{f"chunks of {name}": chunks for name, chunks in self.regions.items()},
+        }
+        for what, number in numbers.items():
+            if number < 1:
+                raise UsageError(f"host fact {what} is {number}: at least 1 is needed")
+        if not self.zones or not self.regions:
+            raise UsageError("host facts name no populated zone or no region: the model needs one of each")
+
+    @property
+    def pcp_pages(self) -> int:
+        """Pages that all per-CPU lists together may hide from the buddy free lists."""
+        return self.ncpu * self.pcp_cap * len(self.zones)
+
+    @property
+    def guests(self) -> tuple[str, ...]:
+        """Names of the guests, in order."""
+        return tuple(sorted({name.partition(".")[0] for name in self.regions}, key=lambda name: int(name[1:])))

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Counters that stand still, and why: a kernel that moves one of them does something the design does not do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from harness.model.blocks import BLOCK_COUNTERS
+from harness.model.context import Design
+from harness.model.ledger import Ledger
+
+MOVING = (
+    "nr_file_pages", "nr_unevictable", "nr_zone_unevictable", "unevictable_pgs_culled", "nr_anon_pages",
+    "nr_page_table_pages", "nr_slab_reclaimable", "nr_slab_unreclaimable", "F", "pgfree", "pgalloc", "unaccounted",
+    "movable_balance", *BLOCK_COUNTERS,
+)  # fmt: skip
+"""Host counters that some step moves; 0 where no rule of the step speaks of them."""
+
+MOVING_PER_GUEST = ("gmem/{guest}", "kvm/{guest}/pages_4k")
+
+QUIET: Mapping[str, tuple[str, ...]] = {
+    "no page of guest_memfd or of anonymous 4 KiB memory is a huge page": (
+        "nr_file_hugepages", "nr_anon_transparent_hugepages", "nr_shmem_hugepages", "nr_file_pmdmapped",
+        "nr_shmem_pmdmapped",
+    ),
+    "neither side of a conversion is shared memory of a file (tmpfs, memfd)": ("nr_shmem",),
+    "no page comes from the hugetlb pools": ("nr_hugetlb",),
+    "free memory is plenty: nothing compacts, and compaction skips guest_memfd": (
+        "compact_stall", "compact_fail", "compact_success", "compact_isolated", "compact_migrate_scanned",
+        "compact_free_scanned",
+    ),
+    "guest_memfd pages cannot migrate and nothing asks the others to": ("pgmigrate_success", "pgmigrate_fail"),
+    "unevictable pages are neither scanned nor rescued, and none is mlocked": (
+        "unevictable_pgs_scanned", "unevictable_pgs_rescued", "unevictable_pgs_mlocked", "unevictable_pgs_munlocked",
+        "unevictable_pgs_cleared", "unevictable_pgs_stranded", "nr_mlock",
+    ),
+    "the nested page tables of the regions exist and a zap removes leaves only": ("nr_sec_page_table_pages",),
+}  # fmt: skip
+
+QUIET_PREFIXES: Mapping[str, str] = {
+    "thp_": "no page of guest_memfd or of anonymous 4 KiB memory is allocated, split or collapsed as a huge page",
+    "mthp/": "no folio of an order above 0 is allocated, split or collapsed",
+    "hugetlb/": "no page comes from the hugetlb pools",
+}
+"""Families of counters, as far as the first sample has them."""
+
+QUIET_PER_GUEST: Mapping[str, str] = {
+    "kvm/{guest}/pages_2m": "private folios are of order 0 and shared ones of 4 KiB: KVM maps neither by 2 MiB",
+    "kvm/{guest}/pages_1g": "private folios are of order 0 and shared ones of 4 KiB: KVM maps neither by 1 GiB",
+}
+
+
+def open_counters(ledger: Ledger, start: Mapping[str, int], running: Iterable[str], step: str, design: Design) -> None:
+    """Opens every counter the model speaks of, at 0 and with the reason for it."""
+    rule = f"untouched ({design.name})"
+    ledger.open(MOVING, rule, f"nothing in this step ({step}) moves it")
+    for text, counters in QUIET.items():
+        ledger.open(counters, rule, text)
+    for prefix, text in QUIET_PREFIXES.items():
+        ledger.open((counter for counter in start if counter.startswith(prefix)), rule, text)
+    for guest in running:
+        ledger.open(
+            (counter.format(guest=guest) for counter in MOVING_PER_GUEST),
+            rule,
+            f"nothing in this step ({step}) moves it in guest {guest}",
+        )
+        for counter, text in QUIET_PER_GUEST.items():
+            ledger.open((counter.format(guest=guest),), rule, text)

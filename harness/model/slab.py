@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Kernel metadata of guest_memfd: xarray nodes, and the slabs they may take from or give back to the allocator.
+
+Two trees grow and shrink with a region: the page cache of the guest_memfd (mapping->i_pages) and KVM's attributes
+(kvm->mem_attr_array, an entry per private page, none for a shared one).  Both take nodes from radix_tree_node.
+How many nodes is known; whether a node needs a new slab or completes an empty one depends on what else lives there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from harness.model import pages, physics
+from harness.model.facts import HostFacts
+from harness.model.ledger import Ledger
+from harness.model.state import CHUNK_ORDER, RegionState
+
+
+@dataclass(frozen=True)
+class NodeChange:
+    """Nodes that a step allocates and frees: lowest level exactly, and at most this many above."""
+
+    new: int = 0
+    new_above: int = 0
+    gone: int = 0
+    gone_above: int = 0
+
+    def __add__(self, other: NodeChange) -> NodeChange:
+        return NodeChange(
+            self.new + other.new,
+            self.new_above + other.new_above,
+            self.gone + other.gone,
+            self.gone_above + other.gone_above,
+        )
+
+
+def _tree_change(before: int, after: int) -> NodeChange:
+    if before == after:
+        return NodeChange()
+    group_before, group_after = (pages.groups(s, physics.XA_GROUP_ORDER) for s in (before, after))
+    chunk_before, chunk_after = (pages.groups(s, CHUNK_ORDER) for s in (before, after))
+    above_new = (chunk_after & ~chunk_before).bit_count()
+    above_gone = (chunk_before & ~chunk_after).bit_count()
+    return NodeChange(
+        new=(group_after & ~group_before).bit_count(),
+        new_above=above_new + physics.XA_UPPER_NODES if above_new else 0,
+        gone=(group_before & ~group_after).bit_count(),
+        gone_above=above_gone + physics.XA_UPPER_NODES if above_gone else 0,
+    )
+
+
+def node_change(steps: Iterable[tuple[RegionState, RegionState]]) -> NodeChange:
+    """Over regions given as (before, after)."""
+    total = NodeChange()
+    for before, after in steps:
+        total += _tree_change(before.private, after.private) + _tree_change(before.attr_private, after.attr_private)
+    return total
+
+
+def slab_pages_taken(facts: HostFacts, nodes: int) -> int:
+    """Most pages that allocating ``nodes`` can add: whole refills of a sheaf, one unfinished per CPU that took part."""
+    if not nodes:
+        return 0
+    drawn = -(-nodes // physics.SHEAF_OBJECTS) * physics.SHEAF_OBJECTS
+    slabs = -(-drawn // facts.slab_objects) + min(facts.ncpu, nodes) - 1
+    return slabs * facts.slab_pages
+
+
+def slab_pages_returned(facts: HostFacts, freed_now: int, freed_before: int) -> int:
+    """Most pages that freeing ``freed_now`` nodes can give back; nodes freed before may complete a slab now."""
+    if not freed_now:
+        return 0
+    slabs = -(-(freed_now + freed_before) // facts.slab_objects) + physics.SPARE_SLABS_FREED
+    return slabs * facts.slab_pages
+
+
+def post(ledger: Ledger, facts: HostFacts, change: NodeChange, freed_before: int) -> tuple[int, int]:
+    """Enters the slabs of a step; returns (slab pages taken, slab pages returned), the most of each."""
+    new, gone = change.new + change.new_above, change.gone + change.gone_above
+    taken = slab_pages_taken(facts, new)
+    returned = slab_pages_returned(facts, gone, freed_before)
+    metadata = physics.NODE_METADATA_PAGES if new or gone else 0
+    text = (
+        f"tree nodes allocated: {change.new} (up to {change.new_above} above them), freed: {change.gone}"
+        f" (up to {change.gone_above} above them); slab pages taken: up to {taken}, given back: up to {returned}"
+    )
+    ledger.allow("nr_slab_reclaimable", -returned, taken, "slab", text)
+    metadata_text = f"{text}; sheaves and object extensions: up to {metadata} more"
+    ledger.allow("nr_slab_unreclaimable", -metadata, metadata, "slab", metadata_text)
+    ledger.allow("F", -taken - metadata, returned + metadata, "slab", metadata_text)
+    ledger.allow("pgfree", 0, returned + metadata, "slab", metadata_text)
+    ledger.allow("pgalloc", 0, taken + metadata, "slab", metadata_text)
+    return taken, returned

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the model knows of each guest page of a region; frozen, every rule makes a new one.
+
+Sets of pages are integers, see ``harness.model.pages``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from harness.model import pages
+from harness.scenario.steps import CHUNK_PAGES, PageRange, Side
+
+CHUNK_ORDER = 9
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """Which generation of the guest's pattern each page holds on one side; a page in none of them reads as zero."""
+
+    layers: tuple[tuple[int, int], ...] = ()
+    """(generation, set of pages), disjoint, none empty, in the order of writing."""
+
+    def write(self, written: int, generation: int) -> Patterns:
+        """The pages of ``written`` now hold ``generation``."""
+        return Patterns((*self.clear(written).layers, (generation, written))) if written else self
+
+    def clear(self, gone: int) -> Patterns:
+        """The pages of ``gone`` now read as zero."""
+        return Patterns(tuple((g, held & ~gone) for g, held in self.layers if held & ~gone))
+
+    def within(self, wanted: int) -> Iterator[tuple[int | None, int]]:
+        """The contents of ``wanted`` as (generation or None for zero, set of pages)."""
+        rest = wanted
+        for generation, held in self.layers:
+            if held & wanted:
+                yield generation, held & wanted
+                rest &= ~held
+        if rest:
+            yield None, rest
+
+
+@dataclass(frozen=True)
+class RegionState:
+    """One region.  All sets are of guest pages, but ``tables`` is of chunks.
+
+    Shared read-only leaves of the zero page (``leaf_zero``) belong to no page that is present.
+    """
+
+    chunks: int
+    attr_private: int = 0
+    """Pages whose KVM attribute is private; the others are shared."""
+    private: int = 0
+    """Pages present in the guest_memfd."""
+    shared: int = 0
+    """Pages present in the shared backing."""
+    leaf_private: int = 0
+    """Pages mapped in the nested page table by a leaf to the guest_memfd's page."""
+    leaf_shared: int = 0
+    """Pages mapped by a writable leaf to the shared page."""
+    leaf_zero: int = 0
+    """Pages mapped read-only to the kernel's zero page."""
+    tables: int = 0
+    """Bit n: QEMU has a page table for the shared mapping of chunk n."""
+    private_patterns: Patterns = Patterns()
+    shared_patterns: Patterns = Patterns()
+
+    @classmethod
+    def empty(cls, chunks: int, *, tables: bool = True) -> RegionState:
+        """The canonical state after a restore: shared, nothing present, nothing mapped; page tables exist or not."""
+        return cls(chunks, tables=pages.span(0, chunks) if tables else 0)
+
+    @property
+    def mapped(self) -> int:
+        """Pages with a leaf of any kind."""
+        return self.leaf_private | self.leaf_shared | self.leaf_zero
+
+    def on_side(self, wanted: int, side: Side) -> int:
+        """The pages of ``wanted`` whose attribute is ``side``."""
+        return wanted & self.attr_private if side is Side.PRIVATE else wanted & ~self.attr_private
+
+    def write(self, written: int, generation: int) -> RegionState:
+        """The guest wrote its pattern to present pages, each on the side its attribute names."""
+        return replace(
+            self,
+            private_patterns=self.private_patterns.write(self.on_side(written, Side.PRIVATE), generation),
+            shared_patterns=self.shared_patterns.write(self.on_side(written, Side.SHARED), generation),
+        )
+
+    def contents(self, wanted: int) -> list[tuple[int | None, int]]:
+        """What the guest reads in ``wanted``: (generation or None for zero, set of pages)."""
+        return [
+            *self.private_patterns.within(self.on_side(wanted, Side.PRIVATE)),
+            *self.shared_patterns.within(self.on_side(wanted, Side.SHARED)),
+        ]
+
+
+def page_set(where: PageRange) -> int:
+    """The pages of a range as a set."""
+    return pages.span(where.start, where.count)
+
+
+def whole_chunks(where: int) -> int:
+    """The chunks (bit n: chunk n) that the set ``where`` covers completely."""
+    full = 0
+    for start, count in pages.runs(where):
+        first = -(-start // CHUNK_PAGES)
+        last = (start + count) // CHUNK_PAGES
+        if last > first:
+            full |= pages.span(first, last - first)
+    return full
+
+
+def chunks_of(where: int) -> int:
+    """The chunks (bit n: chunk n) that the set ``where`` touches."""
+    marks = pages.groups(where, CHUNK_ORDER)
+    return sum(1 << (start // CHUNK_PAGES) for start, _ in pages.runs(marks))
