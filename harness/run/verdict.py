@@ -43,7 +43,7 @@ _EXIT_CODES = {
     Verdict.CRASH: 8,
 }
 
-# Worst first.  An interrupted run or a usage error ends the run by itself, so both stand above what was measured so far.
+# Worst first.  An interrupted run or a usage error ends the run by itself: both stand above what was measured so far.
 _WORST_FIRST = (
     Verdict.USAGE,
     Verdict.INTERRUPTED,

@@ -97,6 +97,7 @@ def prepare(spec: TestbedSpec, channels: Channels, evidence: Path, clock: Clock)
         release=release,
         version=version,
         guests=tuple(guests),
+        kernel_facts=_kernel_facts(control),
         user_key=keys.user.private,
         user_public=keys.user.public,
         host_keys={name: pair.private for name, pair in keys.machines.items()},
@@ -109,6 +110,22 @@ def _check_kernel(control: Control) -> None:
     for path, why in _NEEDED:
         if control.run(["test", "-e", path]).code:
             raise NoBootError(f"the kernel under test came up, but {why}")
+
+
+_FACTS = r"""
+echo "ncpu=$(nproc)"
+awk '$1 == "radix_tree_node" { print "slab.radix_tree_node=" $5 "," $6 }' /proc/slabinfo
+zcat /proc/config.gz 2>/dev/null | sed -n 's/^CONFIG_\([A-Z0-9_]*\)=\(.*\)/config.\1=\2/p'
+for file in /sys/module/kvm/parameters/* /sys/module/kvm_amd/parameters/*; do
+    echo "kvm.${file##*/}=$(cat "$file" 2>/dev/null)"
+done
+"""
+
+
+def _kernel_facts(control: Control) -> dict[str, str]:
+    """Facts about the kernel that do not change while it runs, as printed."""
+    lines = control.check(["sh", "-c", _FACTS]).splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
 def _start_ssh(control: Control, keys: Keys, name: str) -> None:

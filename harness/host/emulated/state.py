@@ -71,6 +71,8 @@ class TestbedState(msgspec.Struct, frozen=True, kw_only=True):
     user_public: str
     host_keys: dict[str, str]
     host_public: dict[str, str]
+    kernel_facts: dict[str, str]
+    """What was read of the kernel under test: ncpu, config.NAME, slab.NAME, kvm.NAME (module parameters)."""
     mapped: bool = False
     """Whether the saved state is in QEMU's mapped-ram format."""
 

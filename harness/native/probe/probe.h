@@ -3,7 +3,7 @@
 // gmem-probe: reads the memory counters of a host without moving them.
 //
 // All memory is static, touched at start and locked; every file is opened at start (or by `watch`) and read again with
-// pread() at 0. Between two samples the probe therefore faults nothing in and allocates nothing of its own.
+// pread() at 0, except KVM's statistics. Between two samples the probe therefore faults nothing in and allocates nothing of its own.
 #ifndef GMEM_PROBE_H
 #define GMEM_PROBE_H
 
@@ -59,7 +59,7 @@ struct watch {
 	uint64_t size;    // bytes
 	bool cachestat;   // the kernel has the call
 	unsigned int stats;
-	struct source stat[3];  // KVM's debugfs files: an open one keeps the VM alive until `unwatch`
+	struct source stat[3];  // KVM's debugfs files, not kept open: see slots.c
 };
 #define WATCHES 16u
 extern struct watch watches[WATCHES];

@@ -6,6 +6,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/membarrier.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,6 +62,26 @@ static int refresh(void)
 	return pwrite(refresh_fd, "1", 1, 0) < 0 ? -errno : 0;
 }
 
+// Pages that wait for a grace period, such as empty page tables (PT_RECLAIM), are freed by RCU callbacks on the CPU that
+// queued them, in order. MEMBARRIER_CMD_GLOBAL waits for a grace period with a callback of its own, queued on the CPU it
+// is called on: run on each CPU in turn, it returns after the callbacks queued there before.
+static int drain_rcu(void)
+{
+	cpu_set_t all, one;
+
+	if (sched_getaffinity(0, sizeof(all), &all))
+		return -errno;
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		if (!CPU_ISSET(cpu, &all))
+			continue;
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		if (sched_setaffinity(0, sizeof(one), &one) || syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0))
+			return -errno;
+	}
+	return sched_setaffinity(0, sizeof(all), &all) ? -errno : 0;
+}
+
 void verb_settle(void)
 {
 	uint64_t max, pages = 0, least = UINT64_MAX;
@@ -71,6 +93,11 @@ void verb_settle(void)
 	err = drain_lru();
 	if (err) {
 		reply_errno(-err, "move_pages, which drains the LRU batches (kernel without CONFIG_NUMA?)");
+		return;
+	}
+	err = drain_rcu();
+	if (err) {
+		reply_errno(-err, "membarrier, which waits for pages that RCU frees (kernel without CONFIG_MEMBARRIER?)");
 		return;
 	}
 	do {

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define LENGTH_DIGITS 7
 #define STEADY_TRIES 5
@@ -67,6 +68,26 @@ static int read_source(struct slot *slot, const struct source *source)
 	if (!text)
 		return -EFBIG;
 	len = read_whole(source->fd, text, slot->text + SLOT_SIZE - text);
+	return len < 0 ? (int)len : close_section(slot, text, len);
+}
+
+// KVM's debugfs files cannot be read from the start again (they are opened non-seekable), and an open one would keep the
+// VM alive: they are opened for each sample. A VM that is gone has no file, and then the sample has no section.
+static int read_kvm_stat(struct slot *slot, const struct source *source)
+{
+	int fd = open_read("/sys/kernel/debug/%s", source->name);
+	unsigned char *text;
+	ssize_t len;
+
+	if (fd < 0)
+		return fd == -ENOENT ? 0 : fd;
+	text = open_section(slot, source->name);
+	len = text ? read(fd, text, slot->text + SLOT_SIZE - text) : -1;
+	if (text && len < 0)
+		len = -errno;
+	close(fd);
+	if (!text)
+		return -EFBIG;
 	return len < 0 ? (int)len : close_section(slot, text, len);
 }
 
@@ -138,7 +159,7 @@ static int fill(struct slot *slot, const char **culprit)
 		}
 		for (unsigned int i = 0; w->pid && i < w->stats; i++) {
 			*culprit = w->stat[i].name;
-			err = read_source(slot, &w->stat[i]);
+			err = read_kvm_stat(slot, &w->stat[i]);
 			if (err)
 				return err;
 		}

@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Runs one scenario on one restored testbed: observes every step, judges it, keeps the evidence.
+
+    scenario -> prediction per step --+
+       |                              +-> judge -> findings -> verdict
+       +-> steps on the testbed ------+
+
+Order of blame when something breaks: a console that shows a crash makes it a crash, whatever else failed; a testbed
+that does not answer is ``infra`` and never a failed assertion.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from harness.counters.sample import Sample, difference
+from harness.errors import CrashError, GmemError, InfraError, NoBootError, UsageError
+from harness.guest.console import find_crash, read_console
+from harness.guest.conversions import Conversion, parse_trace
+from harness.host.emulated.prepare import Clock
+from harness.host.emulated.state import TestbedSpec
+from harness.host.emulated.testbed import Lab, Testbed
+from harness.model.context import Design
+from harness.model.facts import HostFacts
+from harness.model.predict import predict
+from harness.model.prediction import StepPrediction
+from harness.run.judge import compare_conversions, expected_on_guest, judge, sentence
+from harness.run.result import CaseResult, Finding, StepResult
+from harness.run.verdict import Verdict, worst
+from harness.run.walk import Done, Walker
+from harness.scenario.scenario import Scenario
+from harness.scenario.steps import Step
+
+IDLE_WINDOWS = 3
+"""Empty windows observed before the first step: their largest movement of a counter is its noise."""
+_BEFORE, _AFTER = 0, 1
+_TRACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class CaseName:
+    """Which case a scenario is run for."""
+
+    suite: str
+    case: str
+    claim: str
+    repeat: int = 1
+
+
+@dataclass
+class ScenarioRun:
+    """One walk of one scenario; made by :func:`run_scenario`."""
+
+    testbed: Testbed
+    scenario: Scenario
+    design: Design
+    facts: HostFacts
+    evidence: Path
+    walker: Walker = field(init=False)
+    noise: dict[str, int] = field(default_factory=dict)
+    steps: list[StepResult] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.walker = Walker(self.testbed)
+
+    # -- observing
+
+    def observe(self, action: Callable[[], Done]) -> tuple[Done, Sample, Sample]:
+        """Settle, sample, act, settle, sample; nothing but the action happens between the two samples."""
+        probe = self.testbed.channels.probe
+        probe.settle()
+        probe.sample(_BEFORE)
+        done = action()
+        probe.settle()
+        probe.sample(_AFTER)
+        guests = {guest.pid: guest.name for guest in self.testbed.state.guests}
+        return done, probe.fetch(_BEFORE, guests), probe.fetch(_AFTER, guests)
+
+    def measure_noise(self) -> Sample:
+        """Observe nothing happening a few times; returns the last sample, from which the scenario starts."""
+        last: Sample | None = None
+        for _ in range(IDLE_WINDOWS):
+            _, before, last = self.observe(Done)
+            for counter, moved in difference(before, last).items():
+                self.noise[counter] = max(self.noise.get(counter, 0), abs(moved))
+        assert last is not None
+        return last
+
+    # -- walking
+
+    def walk(self) -> None:
+        """All steps, until one deviates: what follows a deviation starts from a state nobody predicted."""
+        self.check_consoles()
+        start = self.measure_noise()
+        self.keep_sample("start", start)
+        predictions = predict(self.scenario, self.design, start.values, self.facts)
+        self.keep_predictions(predictions)
+        for prediction in predictions:
+            result = self.one_step(prediction)
+            self.steps.append(result)
+            self.check_consoles()
+            if result.messages or any(finding.verdict is not Verdict.PASS for finding in result.findings):
+                return
+
+    def one_step(self, prediction: StepPrediction) -> StepResult:
+        """Carry one step out and judge it."""
+        step: Step = prediction.step
+        began = time.monotonic()
+        traced = {name: self.testbed.trace_log(name) for name in self.traced_guests()}
+        offsets = {name: path.stat().st_size if path.exists() else 0 for name, path in traced.items()}
+        done, before, after = self.observe(lambda: self.walker.carry_out(step, prediction))
+        observed = difference(before, after)
+        findings = judge(prediction, observed, self.noise)
+        messages = list(done.problems)
+        if not done.problems:
+            messages += self.compare(prediction, done, offsets)
+        result = StepResult(
+            index=prediction.index,
+            text=step.text(),
+            seconds=time.monotonic() - began,
+            findings=tuple(findings),
+            recorded={name: moved for name, moved in observed.items() if moved and name not in prediction.predictions},
+            messages=tuple(messages),
+        )
+        self.keep_sample(f"step{prediction.index}-before", before)
+        self.keep_sample(f"step{prediction.index}-after", after)
+        return result
+
+    def traced_guests(self) -> list[str]:
+        """Guests whose QEMU lists its conversions."""
+        return [spec.name for spec in self.testbed.spec.guests if spec.launch.traces_conversions]
+
+    def compare(self, prediction: StepPrediction, done: Done, offsets: Mapping[str, int]) -> list[str]:
+        """The three lists of conversions: predicted, asked by the guest, carried out by QEMU."""
+        chunks = {f"{guest.name}.r0": guest.chunks for guest in self.testbed.state.guests}
+        expected = expected_on_guest(prediction.conversions, chunks)
+        # Where the interposer converts by itself, only the guest's list exists.
+        traced = self.read_traces(offsets, len(done.asked)) if offsets else done.asked
+        return compare_conversions(expected, done.asked, traced)
+
+    def read_traces(self, offsets: Mapping[str, int], wanted: int) -> list[Conversion]:
+        """What QEMU traced since ``offsets``.  The log passes a character device: wait until it has arrived."""
+        end = time.monotonic() + _TRACE_SECONDS
+        while True:
+            found: list[Conversion] = []
+            for name, offset in offsets.items():
+                text = read_console(self.testbed.trace_log(name), offset)
+                found += parse_trace(text[: text.rfind("\n") + 1])
+            if len(found) >= wanted or time.monotonic() > end:
+                return found
+            time.sleep(0.005)
+
+    # -- consoles
+
+    def check_consoles(self) -> None:
+        """Raises ``CrashError`` when a console shows one."""
+        for who in ("host", *(spec.name for spec in self.testbed.spec.guests)):
+            crash = find_crash(read_console(self.testbed.console(who)))
+            if crash:
+                whose = "the kernel under test" if who == "host" else f"guest {who}"
+                raise CrashError(f"{whose} printed: {crash.title} (line {crash.line} of {who}-console.txt)")
+
+    # -- evidence
+
+    def keep_sample(self, name: str, sample: Sample) -> None:
+        """The kernel's own texts of a sample, and the values made from them."""
+        folder = self.evidence / "samples"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.json").write_bytes(
+            msgspec.json.encode({"raw": dict(sample.raw), "time_ns": sample.time_ns, "values": dict(sample.values)})
+        )
+
+    def keep_predictions(self, predictions: list[StepPrediction]) -> None:
+        """The prediction of every step with its reasons."""
+        plain = [
+            {
+                "index": step.index,
+                "step": step.step.text(),
+                "counters": {
+                    name: {"low": p.low, "high": p.high, "reasons": [str(reason) for reason in p.reasons]}
+                    for name, p in sorted(step.predictions.items())
+                },
+                "unpredicted": dict(sorted(step.unpredicted.items())),
+            }
+            for step in predictions
+        ]
+        (self.evidence / "prediction.json").write_bytes(msgspec.json.format(msgspec.json.encode(plain), indent=1))
+
+
+_CLASSES: tuple[tuple[type[GmemError], Verdict], ...] = (
+    (UsageError, Verdict.USAGE),
+    (CrashError, Verdict.CRASH),
+    (NoBootError, Verdict.NO_BOOT),
+    (InfraError, Verdict.INFRA),
+)
+_LAST_WORDS_SECONDS = 0.5
+"""How long a console may take to show why a channel went silent: a panic prints for some tens of milliseconds."""
+
+
+def verdict_of_error(error: GmemError) -> Verdict:
+    """The verdict that an error's class stands for."""
+    return next((verdict for kind, verdict in _CLASSES if isinstance(error, kind)), Verdict.INFRA)
+
+
+def run_scenario(
+    lab: Lab,
+    saved: Path,
+    spec: TestbedSpec,
+    scenario: Scenario,
+    design: Design,
+    facts: HostFacts,
+    *,
+    name: CaseName,
+    evidence: Path,
+    relative: str,
+) -> CaseResult:
+    """Restore a testbed, walk the scenario, judge it.
+
+    Never raises for what happens to the testbed or the kernel: that is the verdict.  ``KeyboardInterrupt`` passes.
+    """
+    began = time.monotonic()
+    (evidence / "scenario.yaml").write_text(scenario.to_yaml())
+    steps: list[StepResult] = []
+    try:
+        with lab.restored(spec, saved, evidence, Clock()) as testbed:
+            run = ScenarioRun(testbed, scenario, design, facts, evidence, steps=steps)
+            try:
+                verdict, why = _walk(run)
+            except GmemError as error:
+                error = _explain(run, error)
+                verdict, why = verdict_of_error(error), str(error)
+    except GmemError as error:
+        verdict, why = verdict_of_error(error), str(error)
+    return CaseResult(
+        suite=name.suite,
+        case=name.case,
+        claim=name.claim,
+        verdict=verdict,
+        sentence=why,
+        seconds=time.monotonic() - began,
+        steps=tuple(steps),
+        evidence=relative,
+        repeat=name.repeat,
+    )
+
+
+def _walk(run: ScenarioRun) -> tuple[Verdict, str]:
+    """The verdict of a walk that the testbed survived, with its sentence."""
+    for guest in run.testbed.state.guests:
+        if guest.leftover:
+            return Verdict.DEVIATES, (
+                f"gmem/{guest.name}: predicted 0, observed {guest.leftover} pages in region r0 before the first step: "
+                "all of it was converted to private, touched and converted back, and the punched holes freed too little"
+            )
+    run.walk()
+    return outcome(run.steps)
+
+
+def outcome(steps: list[StepResult]) -> tuple[Verdict, str]:
+    """The worst finding of the walk, and its sentence; wrong contents and conversions deviate too."""
+    found: list[tuple[Verdict, str]] = []
+    for step in steps:
+        found += [(Verdict.DEVIATES, f"after step {step.index} ({step.text}): {message}") for message in step.messages]
+        found += [
+            (finding.verdict, sentence(finding, step.index, step.text))
+            for finding in _telling_first(step)
+            if finding.verdict not in (Verdict.PASS, Verdict.SKIP)
+        ]
+    if not found:
+        judged = sum(len(step.findings) for step in steps)
+        return Verdict.PASS, f"{judged} predictions over {len(steps)} steps hold"
+    verdict = worst(kind for kind, _ in found)
+    sentences = [text for kind, text in found if kind is verdict]
+    more = f" (and {len(sentences) - 1} more findings)" if len(sentences) > 1 else ""
+    return verdict, sentences[0] + more
+
+
+_TELLING = ("gmem/", "nr_file_pages", "nr_unevictable", "pgfree", "F", "kvm/", "nr_anon_pages", "unaccounted")
+
+
+def _telling_first(step: StepResult) -> list[Finding]:
+    """Findings with those in front that name the fault most directly; dozens of counters move with one page."""
+
+    def place(finding: Finding) -> int:
+        return next((n for n, name in enumerate(_TELLING) if finding.counter.startswith(name)), len(_TELLING))
+
+    return sorted(step.findings, key=place)
+
+
+def _explain(run: ScenarioRun, error: GmemError) -> GmemError:
+    """A crash explains every other trouble; otherwise say what became of the machine."""
+    end = time.monotonic() + _LAST_WORDS_SECONDS
+    while True:
+        try:
+            run.check_consoles()
+        except CrashError as crash:
+            return crash
+        if not run.testbed.machine.running:
+            return type(error)(f"{error}; {run.testbed.machine.last_words()}")
+        if time.monotonic() > end:
+            return error
+        time.sleep(0.02)

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Carries the steps of a scenario out on a testbed, one function per step.
+
+A step returns what the guest and the host did, so that it can be compared with what was predicted; it judges nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from harness.errors import InfraError
+from harness.guest.agent import CHUNK_PAGES, PAGE_SIZE, GuestAgent
+from harness.guest.conversions import Conversion
+from harness.host.emulated.testbed import Testbed
+from harness.host.frames import RemoteError
+from harness.host.probe import ProbeClient, ProbeError
+from harness.model.prediction import StepPrediction
+from harness.scenario.steps import (
+    Check,
+    Close,
+    Convert,
+    Empty,
+    Fallocate,
+    PageRange,
+    Populate,
+    PunchHole,
+    Settle,
+    Side,
+    Step,
+    Touch,
+)
+
+STEP_SECONDS = 60.0
+"""Deadline for one request to a guest or to the probe; 4096 pages take 0.3 s on an idle machine."""
+_CLOSE_SECONDS = 30.0
+_POLL = 0.01
+
+
+@dataclass(frozen=True)
+class Done:
+    """What carrying a step out gave."""
+
+    asked: tuple[Conversion, ...] = ()
+    """Hypercalls the guest made, in order."""
+    problems: tuple[str, ...] = ()
+    """Sentences about wrong contents."""
+
+
+@dataclass
+class Walker:
+    """Walks steps on one testbed."""
+
+    testbed: Testbed
+    closed: set[str] = field(default_factory=set)
+
+    @property
+    def probe(self) -> ProbeClient:
+        """The probe of the host under test."""
+        return self.testbed.channels.probe
+
+    def agent(self, region: str) -> tuple[GuestAgent, int]:
+        """The guest of a region such as ``g0.r0`` and the region's number in it."""
+        guest, _, name = region.partition(".")
+        return self.testbed.channels.agents[guest], int(name[1:])
+
+    def carry_out(self, step: Step, prediction: StepPrediction) -> Done:
+        """Do one step; raises ``InfraError`` when the testbed does not follow."""
+        return _HOW[type(step)](self, step, prediction)
+
+    def extents(self, pages: PageRange) -> list[tuple[int, int]]:
+        """(offset, length) in bytes in the guest_memfd of each chunk piece of a range.
+
+        The guest_memfd of a microvm's RAM starts at guest physical address 0: offset and address are the same.
+        """
+        chunks = self.testbed.guest(pages.guest).chunks
+        return [
+            (chunks[piece.start // CHUNK_PAGES] + piece.start % CHUNK_PAGES * PAGE_SIZE, piece.count * PAGE_SIZE)
+            for piece in pages.pieces()
+        ]
+
+    def pid(self, region: str) -> int:
+        """Process id of the QEMU that owns a region."""
+        return self.testbed.guest(region.partition(".")[0]).pid
+
+    def running(self) -> Mapping[int, str]:
+        """Pid to name of the guests that are not closed."""
+        return {guest.pid: guest.name for guest in self.testbed.state.guests if guest.name not in self.closed}
+
+
+def _populate(walker: Walker, step: Populate, prediction: StepPrediction) -> Done:
+    agent, region = walker.agent(step.range.region)
+    gen = _generation(prediction)
+    agent.touch(region, step.range.start, step.range.count, stride=1, write=True, gen=gen, timeout=STEP_SECONDS)
+    return Done()
+
+
+def _touch(walker: Walker, step: Touch, prediction: StepPrediction) -> Done:
+    agent, region = walker.agent(step.range.region)
+    gen = _generation(prediction) if step.write else 0
+    start, count = step.range.start, step.range.count
+    touched = agent.touch(region, start, count, stride=step.stride, write=step.write, gen=gen, timeout=STEP_SECONDS)
+    if touched != len(step.pages()):
+        raise InfraError(f"{agent.name}: touched {touched} pages where the step names {len(step.pages())}")
+    return Done()
+
+
+def _convert(walker: Walker, step: Convert, prediction: StepPrediction) -> Done:
+    agent, region = walker.agent(step.range.region)
+    try:
+        calls = agent.convert(
+            region, step.range.start, step.range.count, private=step.to is Side.PRIVATE, timeout=STEP_SECONDS
+        )
+    except RemoteError as error:
+        if error.code != "hypercall":
+            raise
+        return Done(problems=(f"conversion refused: {error.text}; step: {step.text()}",))
+    return Done(asked=tuple(calls))
+
+
+def _check(walker: Walker, step: Check, prediction: StepPrediction) -> Done:
+    problems: list[str] = []
+    for run in prediction.contents:
+        agent, region = walker.agent(run.region)
+        result = agent.verify(region, run.start, run.count, gen=run.generation, timeout=STEP_SECONDS)
+        if result.pages != run.count:
+            raise InfraError(f"{agent.name}: verified {result.pages} pages where {run.count} were asked")
+        if result.wrong:
+            expected = "zeroes" if run.generation is None else f"the pattern of generation {run.generation}"
+            shown = "; ".join(f"page {bad.page}, word {bad.word}: {bad.got}" for bad in result.shown)
+            problems.append(
+                f"contents: {result.wrong} of the {run.count} pages of "
+                f"{run.region}[{run.start}:{run.start + run.count}] do not hold {expected}: {shown}"
+            )
+    return Done(problems=tuple(problems))
+
+
+def _fallocate(walker: Walker, step: Fallocate, prediction: StepPrediction) -> Done:
+    return _host_side(walker, step.range, "alloc")
+
+
+def _punch(walker: Walker, step: PunchHole, prediction: StepPrediction) -> Done:
+    return _host_side(walker, step.range, "punch")
+
+
+def _host_side(walker: Walker, pages: PageRange, mode: str) -> Done:
+    for offset, length in walker.extents(pages):
+        try:
+            walker.probe.fallocate(walker.pid(pages.region), mode, offset, length)
+        except ProbeError as error:
+            if not error.code.startswith("E"):  # not an errno: the probe itself is in trouble
+                raise
+            return Done(problems=(f"the kernel refused fallocate({mode}) at {offset:#x}+{length:#x}: {error.code}",))
+    return Done()
+
+
+def _nothing(walker: Walker, step: Step, prediction: StepPrediction) -> Done:
+    """``settle`` and ``empty``: the observation around every step settles anyway."""
+    return Done()
+
+
+def _close(walker: Walker, step: Close, prediction: StepPrediction) -> Done:
+    """Quit the guest's QEMU and wait until its process is gone."""
+    guest = walker.testbed.guest(step.guest)
+    walker.probe.unwatch(guest.pid)  # the probe's descriptor would keep the guest_memfd alive
+    with walker.testbed.channels.monitor(guest.name) as monitor:
+        monitor.execute("quit")
+    control = walker.testbed.channels.control
+    end = time.monotonic() + _CLOSE_SECONDS
+    while control.status(guest.pid) == "running":
+        if time.monotonic() > end:
+            raise InfraError(f"QEMU of {guest.name} did not end within {_CLOSE_SECONDS:g} s after quit")
+        time.sleep(_POLL)
+    walker.closed.add(guest.name)
+    return Done()
+
+
+def _generation(prediction: StepPrediction) -> int:
+    if prediction.generation is None:
+        raise InfraError(f"the model names no generation for step {prediction.index} ({prediction.step.text()})")
+    return prediction.generation
+
+
+_HOW: Mapping[type, Callable[..., Done]] = {
+    Populate: _populate,
+    Touch: _touch,
+    Convert: _convert,
+    Check: _check,
+    Fallocate: _fallocate,
+    PunchHole: _punch,
+    Settle: _nothing,
+    Empty: _nothing,
+    Close: _close,
+}
