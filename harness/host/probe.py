@@ -23,7 +23,8 @@ from harness.counters.sections import SampleFormatError
 from harness.errors import InfraError
 from harness.host.frames import ChannelError, FrameChannel, RemoteError, Reply
 
-SLOTS: Final = 16
+SLOTS: Final = 16  # samples the probe can hold
+WATCHES: Final = 16  # processes it can watch
 PAGE: Final = 4096
 
 # Deadlines in seconds: what each request took on an idle emulated host (QEMU TCG, 2 CPUs), times 1000 or more, because
@@ -151,8 +152,8 @@ class ProbeClient:
     def watch(self, pid: int, ram: int, timeout: float = QUICK) -> Watched:
         """Observe the guest_memfd of ``ram`` bytes in process ``pid`` from now on.
 
-        The probe holds that file and KVM's statistics open, which keeps the guest's memory alive after QEMU is gone:
-        ``unwatch`` before a guest is closed.
+        The probe holds that file open, which keeps the guest's memory alive after QEMU is gone: ``unwatch`` before a
+        guest is closed.
         """
         number = _Numbers("watch", self._ask(f"watch pid={pid} ram={ram}", timeout).fields)
         return Watched(number["fd"], number["size"], bool(number["cachestat"]), number["kvmstats"])

@@ -2,8 +2,9 @@
 //
 // gmem-probe: reads the memory counters of a host without moving them.
 //
-// All memory is static, touched at start and locked; every file is opened at start (or by `watch`) and read again with
-// pread() at 0, except KVM's statistics. Between two samples the probe therefore faults nothing in and allocates nothing of its own.
+// All memory is static, touched at start and locked; every file is opened at start and read again with pread() at 0,
+// except KVM's statistics (slots.c). Between two samples the probe therefore faults nothing in and allocates nothing of
+// its own.
 #ifndef GMEM_PROBE_H
 #define GMEM_PROBE_H
 
