@@ -38,6 +38,8 @@ from harness.scenario.steps import Step
 
 IDLE_WINDOWS = 3
 """Empty windows observed before the first step: their largest movement of a counter is its noise."""
+KEPT = "testbed"
+"""Folder in the evidence with the saved state of a testbed that was kept."""
 _BEFORE, _AFTER = 0, 1
 _TRACE_SECONDS = 5.0
 
@@ -218,8 +220,9 @@ def run_scenario(
     name: CaseName,
     evidence: Path,
     relative: str,
+    keep: bool = False,
 ) -> CaseResult:
-    """Restore a testbed, walk the scenario, judge it.
+    """Restore a testbed, walk the scenario, judge it; ``keep`` saves a testbed that does not pass beside its evidence.
 
     Never raises for what happens to the testbed or the kernel: that is the verdict.  ``KeyboardInterrupt`` passes.
     """
@@ -234,6 +237,9 @@ def run_scenario(
             except GmemError as error:
                 error = _explain(run, error)
                 verdict, why = verdict_of_error(error), str(error)
+            if keep and verdict is not Verdict.PASS and testbed.machine.running:
+                (evidence / KEPT).mkdir()
+                testbed.save(evidence / KEPT)
     except GmemError as error:
         verdict, why = verdict_of_error(error), str(error)
     return CaseResult(

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``gmem run``: suites on a kernel, a verdict at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import pytest
+
+from harness.cli.show import Progress, final, progress
+from harness.errors import GmemError, InfraError, UsageError
+from harness.images.recipes import SOURCE_ROOT
+from harness.pytest_plugin import LISTENER, GmemRun, run_of, selected
+from harness.run.result import CaseResult
+from harness.run.verdict import Verdict
+
+SUITES = SOURCE_ROOT / "suites"
+DEFAULT_SUITES = ("smoke", "conversion")
+_STEP_PERCENT = 10
+
+
+class _Watcher:
+    """The plugin that shows the run and catches what pytest would print itself."""
+
+    def __init__(self, show: Progress) -> None:
+        self._show = show
+        self.run: GmemRun | None = None
+        self.errors: list[str] = []
+        self.cases: list[str] = []
+        self._phase = ("", -1)
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        self.run = run_of(config)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            lines = str(report.longrepr).strip().splitlines()
+            self.errors.append(f"{report.nodeid or 'suites'}: {lines[-1] if lines else 'cannot be read'}")
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.cases = selected(session.items)
+
+    def begin(self, case: str) -> None:
+        self._show.begin(case)
+
+    def end(self, case: CaseResult) -> None:
+        self._show.end(case)
+
+    def note(self, line: str) -> None:
+        self._show.note(line)
+
+    def building(self, phase: str, done: int, total: int | None) -> None:
+        """A line for every tenth of a phase."""
+        part = done * 100 // total // _STEP_PERCENT if total else 0
+        if (phase, part) != self._phase:
+            self._phase = (phase, part)
+            self._show.note(f"kernel: {phase} {part * _STEP_PERCENT} %" if total else f"kernel: {phase}")
+
+
+def suite_paths(names: Sequence[str]) -> list[str]:
+    """Files and folders for suites given as paths or as names of bundled suites; raises ``UsageError``."""
+    paths = []
+    for name in names or DEFAULT_SUITES:
+        place = name.split("::")[0]
+        for candidate in (Path(place), SUITES / place, SOURCE_ROOT / place):
+            if candidate.exists():
+                paths.append(str(candidate) + name[len(place) :])
+                break
+        else:
+            known = ", ".join(sorted(path.name for path in SUITES.iterdir() if path.is_dir() and path.name[0] != "_"))
+            raise UsageError(f"there is no suite {name}: it is neither a path nor one of {known}")
+    return paths
+
+
+@click.command("run")
+@click.argument("suites", nargs=-1, metavar="[SUITE...]")
+@click.option("--host", default="emulated", show_default=True, help="Host under test.")
+@click.option("--kernel", metavar="NAME|TREE|IMAGE", help="Kernel under test (default: that of kernels.yaml).")
+@click.option("--patch", multiple=True, type=click.Path(exists=True, dir_okay=False), help="Patch on a named kernel.")
+@click.option("--design", default="auto", show_default=True, help="gmem design to judge by; auto reads the kernel.")
+@click.option("--guest", default="snp-stand-in", show_default=True, help="How guests are started.")
+@click.option("--cmdline", default="", help="Added to the command line of the kernel under test.")
+@click.option("--out", type=click.Path(file_okay=False), help="Output directory (default: gmem-out/DATE-TIME-xxxx).")
+@click.option("-k", "expression", default="", help="Only cases whose name matches this pytest expression.")
+@click.option("--repeat", type=click.IntRange(1, 100_000), default=1, show_default=True, help="Times to run each case.")
+@click.option("--seed", type=int, help="Seed of everything random (default: drawn, recorded in run.json).")
+@click.option("--keep", is_flag=True, help="Save the testbed of a case that does not pass into its evidence.")
+@click.option("--dry-run", is_flag=True, help="List the cases and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+def run_command(
+    suites: tuple[str, ...],
+    host: str,
+    kernel: str | None,
+    patch: tuple[str, ...],
+    design: str,
+    guest: str,
+    cmdline: str,
+    out: str | None,
+    expression: str,
+    repeat: int,
+    seed: int | None,
+    keep: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Run suites on a kernel and judge what it did with guest_memfd memory.
+
+    SUITE is a bundled suite (smoke, conversion), a path to suites of yours, or a YAML scenario.  The exit code is the
+    verdict: 0 pass, 1 deviates, 2 interrupted, 3 infra, 4 usage, 5 nothing ran, 6 inconclusive, 7 no boot, 8 crash.
+    """
+    number = secrets.randbelow(1 << 31) if seed is None else seed
+    arguments = [
+        *suite_paths(suites),
+        *("--gmem-host", host, "--gmem-design", design, "--gmem-guest", guest),
+        *("--gmem-repeat", str(repeat), "--gmem-seed", str(number), f"--gmem-cmdline={cmdline}"),
+        *(word for path in patch for word in ("--gmem-patch", path)),
+        *(("--gmem-kernel", kernel) if kernel else ()),
+        *(("--gmem-out", out) if out else ()),
+        *(("-k", expression) if expression else ()),
+        *(("--gmem-keep",) if keep else ()),
+        *(("--collect-only",) if dry_run else ()),
+        # Our own table replaces pytest's output; its cache and its ini files are not ours to write or to obey.
+        *("-p", "no:terminal", "-p", "no:cacheprovider", "-p", "no:logging", "-c", os.devnull),
+        *("--rootdir", str(SUITES), "--import-mode=importlib", "-W", "ignore::pytest.PytestConfigWarning"),
+    ]
+    with progress(json_output=as_json) as show:
+        watcher = _Watcher(show)
+        status = _pytest(arguments, watcher)
+    return _conclude(watcher, status, dry_run=dry_run, as_json=as_json)
+
+
+def _pytest(arguments: list[str], watcher: _Watcher) -> int:
+    """Run pytest in this process; a plugin is registered by name so that the fixture finds it."""
+    names = _Registrar(watcher)
+    return int(pytest.main(arguments, plugins=[names]))
+
+
+class _Registrar:
+    """Registers the watcher under the name that the fixture looks for."""
+
+    def __init__(self, watcher: _Watcher) -> None:
+        self._watcher = watcher
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        config.pluginmanager.register(self._watcher, LISTENER)
+
+
+def _conclude(watcher: _Watcher, status: int, *, dry_run: bool, as_json: bool) -> int:
+    """Print the end of the run; returns the exit code."""
+    run = watcher.run
+    if watcher.errors:
+        raise UsageError(f"a suite cannot be read: {watcher.errors[0]}")
+    if dry_run:
+        return _list_cases(watcher.cases, as_json)
+    if run is None or status == int(pytest.ExitCode.USAGE_ERROR):
+        raise UsageError("pytest refuses these options; see gmem run --help")
+    if run.session is None or run.out is None:
+        if run.ended_by:
+            raise _error_of(*run.ended_by)
+        print("gmem: no case was selected", file=sys.stderr)
+        return Verdict.NOTHING_RAN.exit_code
+    info = run.session.info(tuple(sys.argv), ended_by=run.ended_by)
+    final(info, run.session.cases, run.out.path, json_output=as_json)
+    return info.exit_code
+
+
+def _error_of(verdict: Verdict, text: str) -> GmemError:
+    return UsageError(text) if verdict is Verdict.USAGE else InfraError(text)
+
+
+def _list_cases(cases: list[str], as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"cases": cases}, indent=1))
+    else:
+        print("\n".join(cases) if cases else "no case is selected")
+    return 0 if cases else Verdict.NOTHING_RAN.exit_code

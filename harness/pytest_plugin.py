@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""pytest fixtures and options for suites on guest_memfd kernels.
+
+A case is a test function that takes the fixture ``gmem`` and gives it steps; its docstring is the claim::
+
+    @pytest.mark.gmem(designs=["order0"])
+    def test_convert_back(gmem):
+        \"\"\"Converting touched private pages to shared gives every one of them back to the host.\"\"\"
+        gmem.run(Convert(G0[0:512], PRIVATE), Populate(G0[0:512]), Convert(G0[0:512], SHARED))
+
+A YAML scenario named on the command line is a case too.  The plugin does nothing in a run without such cases.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from harness.errors import GmemError, InfraError, UsageError
+from harness.report.store import OutDir
+from harness.run.result import CaseResult
+from harness.run.runner import CaseName, verdict_of_error
+from harness.run.session import RunOptions, Session
+from harness.run.verdict import Verdict
+from harness.scenario.scenario import Scenario
+from harness.scenario.steps import Step
+
+LISTENER = "gmem-listener"
+"""Name of a plugin that wants to know how the run goes; see :class:`Listener`."""
+
+
+class Listener(Protocol):
+    """What ``gmem run`` registers to show progress."""
+
+    def begin(self, case: str) -> None:
+        """A case begins."""
+
+    def end(self, case: CaseResult) -> None:
+        """A case has its verdict."""
+
+    def note(self, line: str) -> None:
+        """Something the user should know."""
+
+    def building(self, phase: str, done: int, total: int | None) -> None:
+        """A kernel is being fetched or built."""
+
+
+class CaseFailed(Exception):
+    """A case that did not pass; the text is its sentence."""
+
+    def __init__(self, result: CaseResult) -> None:
+        super().__init__(f"{result.verdict.value}: {result.sentence}")
+        self.result = result
+
+
+@dataclass
+class GmemRun:
+    """The run of this pytest process; made when the first case asks for it."""
+
+    config: pytest.Config
+    out: OutDir | None = None
+    session: Session | None = None
+    ended_by: tuple[Verdict, str] | None = None
+    skips: list[str] = field(default_factory=list)
+
+    def option(self, name: str) -> Any:
+        """The value of ``--gmem-NAME``."""
+        return self.config.getoption(f"gmem_{name}")
+
+    @property
+    def listener(self) -> Listener | None:
+        """Whoever wants to know how the run goes."""
+        found: Listener | None = self.config.pluginmanager.get_plugin(LISTENER)
+        return found
+
+    def note(self, line: str) -> None:
+        """Show a line to the user."""
+        if self.listener:
+            self.listener.note(line)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def begin(self) -> Session:
+        """The session, with its output directory."""
+        if self.session is None:
+            out_option = self.option("out")
+            self.out = out = OutDir.create(Path(out_option) if out_option else None)
+            options = RunOptions(
+                kernel=self.option("kernel"),
+                patches=tuple(Path(path) for path in self.option("patch") or ()),
+                host=self.option("host"),
+                design=self.option("design"),
+                guest=self.option("guest"),
+                command_line=self.option("cmdline"),
+                seed=self.option("seed"),
+                keep=self.option("keep"),
+            )
+            self.session = Session(options, evidence=out.evidence, relative=out.relative, notice=self.note)
+            if self.listener:
+                self.session.progress = self.listener.building
+        return self.session
+
+    def add(self, result: CaseResult) -> None:
+        """A case is done: on disk first, then on the screen."""
+        assert self.out is not None
+        self.out.append(result)
+        if self.listener:
+            self.listener.end(result)
+
+    def finish(self) -> None:
+        """Write the reports."""
+        if self.session is not None and self.out is not None:
+            self.out.finish(self.session.info(tuple(sys.argv), ended_by=self.ended_by))
+
+
+_RUN: pytest.StashKey[GmemRun] = pytest.StashKey()
+
+
+@dataclass
+class Case:
+    """What the fixture ``gmem`` gives to a test: one case."""
+
+    gmem: GmemRun
+    name: CaseName
+    designs: tuple[str, ...]
+    results: list[CaseResult] = field(default_factory=list)
+
+    def run(self, *steps: Step, guests: int = 1, chunks: int = 8) -> CaseResult:
+        """Run the steps as one scenario on a fresh testbed; raises :class:`CaseFailed` unless they pass."""
+        return self.run_scenario(Scenario(self.name.case, tuple(steps), guests=guests, chunks=chunks))
+
+    def run_scenario(self, scenario: Scenario) -> CaseResult:
+        """Run a scenario as this case."""
+        if self.results:
+            raise UsageError(f"{self.name.suite}/{self.name.case}: a case is one scenario; give it all steps at once")
+        session = self.gmem.begin()
+        if self.gmem.listener:
+            self.gmem.listener.begin(f"{self.name.suite}/{self.name.case}")
+        if self.designs and not self._concerned(session, scenario):
+            result = self._skip(session)
+        else:
+            result = session.run(scenario, self.name)
+        self.results.append(result)
+        self.gmem.add(result)
+        if result.verdict is Verdict.SKIP:
+            pytest.skip(result.sentence)
+        if result.verdict is not Verdict.PASS:
+            raise CaseFailed(result)
+        return result
+
+    def _concerned(self, session: Session, scenario: Scenario) -> bool:
+        """Whether the claim is about the design of the kernel under test; a broken testbed is not decided here."""
+        try:
+            session.ready(session.spec(guests=scenario.guests, chunks=scenario.chunks))
+        except GmemError:
+            return True
+        return session.design in self.designs
+
+    def _skip(self, session: Session) -> CaseResult:
+        why = (
+            f"the claim concerns design {', '.join(self.designs)}, the kernel under test is {session.design}; "
+            f"--design {self.designs[0]} judges it all the same"
+        )
+        result = CaseResult(
+            suite=self.name.suite, case=self.name.case, claim=self.name.claim, verdict=Verdict.SKIP, sentence=why,
+            seconds=0.0, steps=(), evidence="", repeat=self.name.repeat,
+        )  # fmt: skip
+        session.cases.append(result)
+        return result
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of a run; ``gmem run`` sets the same ones."""
+    group = parser.getgroup("gmem", "guest_memfd suites")
+    text = {
+        "kernel": "kernel under test: a name of kernels.yaml, a source tree, or a bzImage",
+        "out": "output directory (default: gmem-out/DATE-TIME-xxxx)",
+    }
+    for name, said in text.items():
+        group.addoption(f"--gmem-{name}", default=None, help=said)
+    group.addoption("--gmem-patch", action="append", default=[], help="patch on top of a named kernel (repeatable)")
+    group.addoption("--gmem-host", default="emulated", help="host under test")
+    group.addoption("--gmem-design", default="auto", help="gmem design to judge by; auto reads the kernel")
+    group.addoption("--gmem-guest", default="snp-stand-in", help="how guests are started")
+    group.addoption("--gmem-cmdline", default="", help="added to the command line of the kernel under test")
+    group.addoption("--gmem-repeat", type=int, default=1, help="run every case that many times")
+    group.addoption("--gmem-seed", type=int, default=0, help="seed of everything random, recorded in run.json")
+    group.addoption("--gmem-keep", action="store_true", help="save the testbed of a case that does not pass")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the run known; nothing happens before a case asks for it."""
+    config.addinivalue_line("markers", "gmem(designs): the gmem designs that a case's claim is about (default: all)")
+    config.stash[_RUN] = GmemRun(config)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """``--gmem-repeat``: each case several times."""
+    if "gmem" in metafunc.fixturenames and metafunc.config.getoption("gmem_repeat") > 1:
+        metafunc.fixturenames.append("gmem_repeat")
+        metafunc.parametrize("gmem_repeat", range(1, metafunc.config.getoption("gmem_repeat") + 1))
+
+
+@pytest.fixture
+def gmem(request: pytest.FixtureRequest) -> Iterator[Case]:
+    """One case of a suite on the kernel under test."""
+    run = request.config.stash[_RUN]
+    marker = request.node.get_closest_marker("gmem")
+    case = Case(run, case_name(request), _designs(marker))
+    yield case
+    if not case.results and run.session is not None and not getattr(request.node, "gmem_failed", False):
+        raise UsageError(f"{case.name.suite}/{case.name.case} never called gmem.run(): it checks nothing")
+
+
+def _designs(marker: pytest.Mark | None) -> tuple[str, ...]:
+    if marker is None:
+        return ()
+    designs = marker.kwargs.get("designs")
+    if marker.args or not isinstance(designs, (list, tuple)) or len(marker.kwargs) != 1:
+        raise UsageError('the marker is written @pytest.mark.gmem(designs=["order0"])')
+    return tuple(designs)
+
+
+def case_name(request: pytest.FixtureRequest) -> CaseName:
+    """Suite (the folder below ``suites``), case (the function and its parameters) and claim (the docstring)."""
+    node = request.node
+    params = getattr(node, "callspec", None)
+    repeat = params.params.get("gmem_repeat", 1) if params else 1
+    case = node.name.removeprefix("test_")
+    if repeat > 1 or (params and "gmem_repeat" in params.params):
+        case = case.replace(f"-{repeat}]", "]").replace(f"[{repeat}]", "")
+    doc = inspect.getdoc(request.function) or ""
+    return CaseName(node.path.parent.name, case, " ".join(doc.split("\n\n")[0].split()), repeat)
+
+
+class ScenarioFile(pytest.File):
+    """A YAML scenario named on the command line."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        yield ScenarioItem.from_parent(self, name=self.path.stem)
+
+
+class ScenarioItem(pytest.Item):
+    """The one case of a YAML scenario."""
+
+    def runtest(self) -> None:
+        text = self.path.read_text(encoding="utf-8")
+        scenario = Scenario.from_yaml(text, str(self.path))
+        name = CaseName("scenario", scenario.name, f"scenario of {self.path.name}")
+        Case(self.config.stash[_RUN], name, ()).run_scenario(scenario)
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        return self.path, 0, f"scenario {self.name}"
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """YAML files are scenarios when they are named themselves, never because they lie in a folder."""
+    named = {Path(str(word).split("::")[0]).resolve() for word in parent.config.args}
+    if file_path.suffix in (".yaml", ".yml") and file_path.resolve() in named:
+        return ScenarioFile.from_parent(parent, path=file_path)
+    return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A case that did not pass is one sentence, not a traceback; trouble outside a case is recorded as infra."""
+    report = yield
+    error = call.excinfo.value if call.excinfo else None
+    run = item.config.stash[_RUN]
+    if isinstance(error, (CaseFailed, GmemError)):
+        report.longrepr = str(error)
+    uses = "gmem" in getattr(item, "fixturenames", ()) or isinstance(item, ScenarioItem)
+    if error is not None and uses:
+        item.gmem_failed = True  # type: ignore[attr-defined]
+    outside = error is not None and not isinstance(error, (CaseFailed, pytest.skip.Exception, pytest.xfail.Exception))
+    if uses and outside and not isinstance(error, (KeyboardInterrupt, pytest.exit.Exception)):
+        _record_outside(run, item, error, call.duration)
+    return report
+
+
+def _record_outside(run: GmemRun, item: pytest.Item, error: BaseException | None, seconds: float) -> None:
+    """A suite's own mistake, or trouble before the case could run."""
+    try:
+        session = run.begin()
+    except GmemError as problem:
+        run.ended_by = (verdict_of_error(problem), str(problem))
+        return
+    known = error if isinstance(error, GmemError) else InfraError(f"{type(error).__name__} in the suite: {error}")
+    result = CaseResult(
+        suite=item.path.parent.name, case=item.name.removeprefix("test_"), claim="", verdict=verdict_of_error(known),
+        sentence=str(known), seconds=seconds, steps=(), evidence="",
+    )  # fmt: skip
+    session.cases.append(result)
+    run.add(result)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Write the reports; the exit status of a run with cases is that of its verdict."""
+    run = session.config.stash[_RUN]
+    if run.session is None:
+        return
+    if exitstatus == pytest.ExitCode.INTERRUPTED and run.ended_by is None:
+        run.ended_by = (Verdict.INTERRUPTED, f"interrupted after {len(run.session.cases)} cases")
+    run.finish()
+    info = run.session.info((), ended_by=run.ended_by)
+    session.exitstatus = info.exit_code
+
+
+def run_of(config: pytest.Config) -> GmemRun:
+    """The run of a pytest configuration, for ``gmem run``."""
+    return config.stash[_RUN]
+
+
+def selected(items: Sequence[pytest.Item]) -> list[str]:
+    """Names of the cases among collected items, as ``suite/case``."""
+    uses = [item for item in items if "gmem" in getattr(item, "fixturenames", ()) or isinstance(item, ScenarioItem)]
+    return [f"{item.path.parent.name}/{item.name.removeprefix('test_')}" for item in uses]

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One run: the kernel under test, its testbeds, and the cases that were run on them.
+
+A shape of testbed (how many guests, how large) that cannot be brought up is tried once: its first case carries the
+reason, further cases that need it are skipped with that reason's name.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from harness import __version__
+from harness.cache import ContentCache, content_key
+from harness.errors import GmemError, InfraError, UsageError
+from harness.guest.launch import LaunchRecord, launch_record
+from harness.host.emulated.machine import qemu_program
+from harness.host.emulated.prepare import Clock, Phase
+from harness.host.emulated.state import TestbedSpec, TestbedState
+from harness.host.emulated.testbed import DESCRIPTION, Lab
+from harness.images.recipes import MODULE_SOURCES, guest_image, host_image
+from harness.kernel.progress import Progress, silent
+from harness.kernel.record import Kernel
+from harness.kernel.store import KernelStore
+from harness.model.designs import design_named
+from harness.run.facts import choose_design, host_facts
+from harness.run.result import CaseResult, RunInfo
+from harness.run.runner import CaseName, run_scenario, verdict_of_error
+from harness.run.verdict import Verdict, worst
+from harness.scenario.scenario import Scenario
+
+HOSTS = ("emulated",)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run was asked for."""
+
+    kernel: str | None = None
+    """A name of kernels.yaml, a source tree or a bzImage; None is the default kernel."""
+    patches: tuple[Path, ...] = ()
+    """Patches on top of a named kernel."""
+    host: str = "emulated"
+    design: str = "auto"
+    guest: str = "snp-stand-in"
+    """Name of a launch record."""
+    command_line: str = ""
+    """Added to the command line of the kernel under test."""
+    seed: int = 0
+    keep: bool = False
+    """Save the testbed of a case that does not pass into its evidence."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A shape of testbed whose saved state exists."""
+
+    spec: TestbedSpec
+    saved: Path
+    state: TestbedState
+
+
+@dataclass
+class Session:
+    """One run.  ``evidence`` makes a folder for the evidence of a name; ``relative`` says how a result refers to it."""
+
+    options: RunOptions
+    evidence: Callable[[str], Path]
+    relative: Callable[[Path], str]
+    notice: Callable[[str], None]
+    progress: Progress = silent
+    cases: list[CaseResult] = field(default_factory=list)
+    started: datetime = field(default_factory=lambda: datetime.now().astimezone())
+    design: str = ""
+    design_evidence: tuple[str, ...] = ()
+    kernel: Kernel | None = None
+    phases: list[Phase] = field(default_factory=list)
+    _lab: Lab | None = None
+    _ready: dict[str, Ready] = field(default_factory=dict)
+    _broken: dict[str, GmemError] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.options.host not in HOSTS:
+            raise UsageError(f"unknown host {self.options.host!r}: this version knows {', '.join(HOSTS)}")
+        if self.options.design != "auto":
+            design_named(self.options.design)
+        self.launch  # noqa: B018 - an unknown launch is a usage error now, not after a kernel was built
+
+    @property
+    def launch(self) -> LaunchRecord:
+        """How guests are started."""
+        return launch_record(self.options.guest)
+
+    @property
+    def lab(self) -> Lab:
+        """Kernel and images; made on first use."""
+        if self._lab is None:
+            self._lab = self._make_lab()
+        return self._lab
+
+    def _make_lab(self) -> Lab:
+        clock = Clock()
+        cache = ContentCache(notify=self.notice)
+        store = KernelStore(cache, progress=self.progress)
+        clock.begin("kernel")
+        self.kernel = store.resolve(self.options.kernel, patches=self.options.patches)
+        clock.begin("guest kernel")
+        guest_kernel = store.resolve(None)
+        clock.begin("images")
+        module = self._module(cache, store, guest_kernel)
+        guest = guest_image(cache, module)
+        initrd = host_image(cache, guest=guest, guest_kernel=guest_kernel.image)
+        clock.begin("")
+        self.phases += clock.phases
+        return Lab(cache, kernel=self.kernel.image, initrd=initrd, notice=self.notice)
+
+    @staticmethod
+    def _module(cache: ContentCache, store: KernelStore, kernel: Kernel) -> Path:
+        sources = [path for path in sorted(MODULE_SOURCES.iterdir()) if path.suffix == ".c" or path.name == "Makefile"]
+
+        def build(folder: Path) -> None:
+            store.build_module(kernel, MODULE_SOURCES, folder)
+
+        key = content_key("module", kernel.key, *sources)
+        return cache.entry("module", key, build, what="conversion module") / "gmem_conv.ko"
+
+    def spec(self, *, guests: int, chunks: int) -> TestbedSpec:
+        """The testbed that a scenario needs."""
+        return TestbedSpec.of(guests=guests, chunks=chunks, launch=self.launch, command_line=self.options.command_line)
+
+    def ready(self, spec: TestbedSpec) -> Ready:
+        """The saved testbed of that shape, made if need be; raises the ``GmemError`` that kept it from coming up."""
+        key = spec.text()
+        if key in self._broken:
+            raise self._broken[key]
+        if key not in self._ready:
+            clock = Clock()
+            try:
+                lab = self.lab
+                folder = self.evidence(f"boot-{len(spec.guests)}-guests")
+                saved = lab.saved(spec, folder, clock)
+                state = TestbedState.load(saved / DESCRIPTION)
+                self.design, self.design_evidence = choose_design(self.options.design, state.kernel_facts)
+            except GmemError as error:
+                self._broken[key] = error
+                raise
+            self.phases += clock.phases
+            self._ready[key] = Ready(spec, saved, state)
+        return self._ready[key]
+
+    def run(self, scenario: Scenario, name: CaseName) -> CaseResult:
+        """Run one case; its result is also kept in ``cases``."""
+        scenario.check()
+        spec = self.spec(guests=scenario.guests, chunks=scenario.chunks)
+        known_broken = spec.text() in self._broken
+        began = time.monotonic()
+        try:
+            ready = self.ready(spec)
+        except GmemError as error:
+            verdict = Verdict.SKIP if known_broken else verdict_of_error(error)
+            why = f"no testbed: {error}" if known_broken else str(error)
+            result = CaseResult(
+                suite=name.suite, case=name.case, claim=name.claim, verdict=verdict, sentence=why,
+                seconds=time.monotonic() - began, steps=(), evidence="", repeat=name.repeat,
+            )  # fmt: skip
+        else:
+            folder = self.evidence(f"{name.suite}-{name.case}" + (f"-{name.repeat}" if name.repeat > 1 else ""))
+            result = run_scenario(
+                self.lab,
+                ready.saved,
+                spec,
+                scenario,
+                design_named(self.design),
+                host_facts(ready.state.kernel_facts, spec),
+                name=name,
+                evidence=folder,
+                relative=self.relative(folder),
+                keep=self.options.keep,
+            )
+        self.cases.append(result)
+        return result
+
+    def info(self, command: tuple[str, ...], *, ended_by: tuple[Verdict, str] | None = None) -> RunInfo:
+        """The record of the run; ``ended_by`` overrides the verdict when the run ended before its cases did."""
+        verdict, why = ended_by or self._sum_up()
+        states = [ready.state for ready in self._ready.values()]
+        kernel = {key: str(value) for key, value in self.kernel.describe().items()} if self.kernel else {}
+        if self.kernel:
+            kernel["patches"] = ", ".join(self.kernel.patches)
+        if states:
+            kernel["release"], kernel["version"] = states[0].release, states[0].version
+        return RunInfo(
+            started=self.started.isoformat(timespec="seconds"),
+            finished=datetime.now().astimezone().isoformat(timespec="seconds"),
+            verdict=verdict,
+            exit_code=verdict.exit_code,
+            sentence=why,
+            kernel=kernel,
+            design=self.design or self.options.design,
+            design_evidence=self.design_evidence,
+            host={"name": self.options.host, "machine": "QEMU TCG with nested SVM", "run by": platform.platform()},
+            guest_kind=self.launch.kind_text,
+            qemu={"version": qemu_version()},
+            seed=self.options.seed,
+            versions={"gmem-harness": __version__, "python": platform.python_version(), "pytest": version("pytest")},
+            command=command,
+            counts={kind.value: sum(case.verdict is kind for case in self.cases) for kind in Verdict},
+        )
+
+    def _sum_up(self) -> tuple[Verdict, str]:
+        verdict = worst(case.verdict for case in self.cases)
+        ran = [case for case in self.cases if case.verdict is not Verdict.SKIP]
+        if verdict is Verdict.NOTHING_RAN:
+            return verdict, "every case was skipped" if self.cases else "no case was selected"
+        if verdict is Verdict.PASS:
+            return verdict, f"all {len(ran)} cases pass"
+        worst_cases = [case for case in ran if case.verdict is verdict]
+        first = worst_cases[0]
+        return verdict, f"{len(worst_cases)} of {len(ran)} cases; first {first.suite}/{first.case}: {first.sentence}"
+
+
+def qemu_version() -> str:
+    """First line of ``qemu-system-x86_64 --version``; '' when there is none."""
+    try:
+        done = subprocess.run(
+            [str(qemu_program()), "--version"], capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError, InfraError):
+        return ""
+    return done.stdout.splitlines()[0].strip() if done.stdout else ""
