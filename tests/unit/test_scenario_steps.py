@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,7 +44,7 @@ def test_pieces_cover_the_range_once_and_cross_no_boundary(start, count):
     pieces = PageRange("g0.r0", start, count).pieces()
     assert pieces[0].start == start
     assert pieces[-1].end == start + count
-    assert all(left.end == right.start for left, right in zip(pieces, pieces[1:], strict=False))
+    assert all(left.end == right.start for left, right in pairwise(pieces))
     assert all(p.start // CHUNK_PAGES == (p.end - 1) // CHUNK_PAGES for p in pieces)
 
 
