@@ -162,10 +162,11 @@ def _step(step: StepResult) -> _Step:
 
 def _inside(out: Path, relative: str) -> Path | None:
     """The folder ``relative`` of the output directory if it is one and does not lead out of it."""
-    if not relative or "\0" in relative:
+    try:
+        root, folder = out.resolve(), (out / relative).resolve()
+        return folder if folder.is_relative_to(root) and folder != root and folder.is_dir() else None
+    except (OSError, ValueError):  # a text that cannot be a name: too long, with NUL, with half a surrogate pair
         return None
-    root, folder = out.resolve(), (out / relative).resolve()
-    return folder if folder.is_relative_to(root) and folder != root and folder.is_dir() else None
 
 
 def _consoles(folder: Path, out: Path) -> list[_Console]:

@@ -54,7 +54,7 @@ def guest_kind_text(kind: str) -> str:
     """The guest kind with what it means for encryption; an unknown word is shown as it is."""
     if kind.startswith("sw-protected"):
         return _STAND_IN
-    return _GUEST_KINDS.get(kind, kind)
+    return _GUEST_KINDS.get(kind) or one_line(kind)
 
 
 def kernel_text(info: RunInfo) -> str:
