@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from harness.errors import UsageError
 from harness.scenario.scenario import Scenario
-from harness.scenario.steps import (  # noqa: F401 - eval of a repr needs every step
+from harness.scenario.steps import (
     Check,
     Close,
     Convert,
