@@ -40,8 +40,6 @@ GOOD: Final = frozenset({Verdict.PASS, Verdict.SKIP, Verdict.NOTHING_RAN})
 _STAND_IN: Final = "sw-protected (SNP stand-in): no memory is encrypted"
 _GUEST_KINDS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "sw-protected": _STAND_IN,
-        "sw-protected (SNP stand-in)": _STAND_IN,
         "snp": "snp: AMD SEV-SNP",
         "tdx": "tdx: Intel TDX",
         "plain": "plain: an ordinary VM with a guest_memfd; no memory is encrypted",

@@ -17,10 +17,8 @@ from harness.run.result import CaseResult, RunInfo, StepResult
 from harness.run.verdict import Verdict
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
-TAGS = set(
-    "html head meta title style body header main section h1 h2 h3 p div span a br details summary pre "
-    "table thead tbody tr th td dl dt dd".split()
-)
+TAGS = {"html", "head", "meta", "title", "style", "body", "header", "main", "section", "h1", "h2", "h3", "p", "div"}
+TAGS |= {"span", "a", "br", "details", "summary", "pre", "table", "thead", "tbody", "tr", "th", "td", "dl", "dt", "dd"}
 ATTRIBUTES = {"lang", "charset", "http-equiv", "content", "name", "class", "id", "href", "open"}
 
 

@@ -175,7 +175,7 @@ def test_other_directories_are_no_runs(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist or is not a directory"):
         load(tmp_path / "absent")
     (tmp_path / "started").write_text("")
-    with pytest.raises(UsageError, match="results.jsonl cannot be read: No such file"):
+    with pytest.raises(UsageError, match=r"results.jsonl cannot be read: No such file"):
         load(tmp_path)
 
 
