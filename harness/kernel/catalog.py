@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``host-configs/kernels.yaml``: the kernels that have a name, read strictly.
+
+Every scalar of the file is text (``7.10`` stays ``7.10``); an unknown or repeated key is an error that names the
+nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from harness.errors import UsageError
+
+HOST_CONFIGS = Path(__file__).resolve().parents[2] / "host-configs"
+
+
+class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"base": "from"}):
+    """One kernel as it stands in the file."""
+
+    base: str = ""
+    series: str = ""
+    suites: tuple[str, ...] = ()
+    version: str = ""
+    config: tuple[str, ...] = ()
+    patches: tuple[str, ...] = ()
+    note: str = ""
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    default: str
+    kernels: dict[str, _Entry]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a named kernel is made; ``from`` is already followed."""
+
+    name: str
+    # Kernel series as the distribution names it, e.g. "7.3": package linux-source-7.3.
+    series: str
+    # Suites to look in, in this order; RELEASE stands for the Debian release of the machine.
+    suites: tuple[str, ...]
+    # Exact package version, "" for whatever the first suite has.
+    version: str
+    # Configuration fragments, merged in this order.
+    config: tuple[Path, ...]
+    # Patches, applied in this order with "patch -p1".
+    patches: tuple[Path, ...]
+    # One sentence for "gmem kernel list".
+    note: str
+
+    @property
+    def package(self) -> str:
+        """The Debian package with the source of the series."""
+        return f"linux-source-{self.series}"
+
+
+class _Loader(yaml.BaseLoader):
+    """All scalars as text; a key that is given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value} is given twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+class Catalog:
+    """The named kernels of one ``kernels.yaml``."""
+
+    def __init__(self, path: Path, default: str, entries: dict[str, _Entry]) -> None:
+        self.path = path
+        self.default = default
+        self._entries = entries
+
+    @classmethod
+    def load(cls, path: Path = HOST_CONFIGS / "kernels.yaml") -> Catalog:
+        """Reads the file; raises :class:`UsageError` with place and reason."""
+        try:
+            data = yaml.load(path.read_text(), _Loader)
+        except OSError as error:
+            raise UsageError(f"the list of kernels {path} cannot be read: {error.strerror}") from error
+        except yaml.MarkedYAMLError as error:
+            line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
+            raise UsageError(f"{path}{line}: {error.problem or 'not YAML'}") from error
+        try:
+            content = msgspec.convert(data, _File)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"{path}: {_with_nearest(str(error))}") from error
+        catalog = cls(path, content.default, content.kernels)
+        for name in catalog.names():
+            catalog.recipe(name)
+        if content.default not in content.kernels:
+            raise UsageError(f"{path}: the default kernel {content.default} is not in the list")
+        return catalog
+
+    def names(self) -> tuple[str, ...]:
+        """All names, in the order of the file."""
+        return tuple(self._entries)
+
+    def recipe(self, name: str) -> Recipe:
+        """The recipe of a name; raises :class:`UsageError` naming the nearest name and all of them."""
+        if name not in self._entries:
+            raise UsageError(
+                f"there is no kernel {name}{_nearest(name, self._entries)}; "
+                f"{self.path.name} has {', '.join(self.names())}"
+            )
+        chain = self._chain(name)
+        root = chain[0]
+        folder = self.path.parent
+        where = f"{self.path}: kernel {name}"
+        if not re.fullmatch(r"[0-9]+\.[0-9]+", root.series):
+            raise UsageError(f"{where} needs a series like 7.3 (or a kernel to derive it from with 'from')")
+        if not root.suites:
+            raise UsageError(f"{where} needs suites: the Debian suites to look for {root.series} in")
+        recipe = Recipe(
+            name=name,
+            series=root.series,
+            suites=root.suites,
+            version=root.version,
+            config=tuple(folder / "fragments" / item for entry in chain for item in entry.config),
+            patches=tuple(folder / "patches" / root.series / item for entry in chain for item in entry.patches),
+            note=chain[-1].note,
+        )
+        if not recipe.config:
+            raise UsageError(f"{where} needs config: the fragments of {folder / 'fragments'} to configure it with")
+        for path in recipe.config + recipe.patches:
+            if not path.is_file():
+                raise UsageError(f"{where} names {path}, which does not exist")
+        return recipe
+
+    def _chain(self, name: str) -> list[_Entry]:
+        """The entries from the root of ``from`` down to ``name``."""
+        chain = [self._entries[name]]
+        seen = [name]
+        while base := chain[0].base:
+            if base in seen:
+                raise UsageError(f"{self.path}: kernel {name} is derived from itself ({' from '.join([*seen, base])})")
+            if base not in self._entries:
+                raise UsageError(f"{self.path}: kernel {seen[-1]} is derived from {base}, which is not in the list")
+            if chain[0].series or chain[0].suites or chain[0].version:
+                raise UsageError(
+                    f"{self.path}: kernel {seen[-1]} has 'from': series, suites and version are those of {base}"
+                )
+            chain.insert(0, self._entries[base])
+            seen.append(base)
+        return chain
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _with_nearest(message: str) -> str:
+    """The message of msgspec, with the nearest known key if it is about an unknown one."""
+    match = re.search(r"unknown field `([^`]*)`", message)
+    if match is None:
+        return message
+    known = ("default", "kernels") if "$." not in message else ("from", *(_Entry.__struct_fields__[1:]))
+    return f"unknown key {match[1]}{_nearest(match[1], known)}; known are {', '.join(known)}"

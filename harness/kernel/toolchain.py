@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a kernel build needs on this machine, and who the compiler is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import InfraError
+from harness.kernel.commands import run
+
+# Program -> Debian package.
+BUILD_TOOLS = {
+    "gcc": "gcc",
+    "ld": "binutils",
+    "make": "make",
+    "flex": "flex",
+    "bison": "bison",
+    "bc": "bc",
+    "lz4": "lz4",
+}
+UNPACK_TOOLS = {"bash": "bash", "dpkg-deb": "dpkg", "tar": "tar", "xz": "xz-utils"}
+PATCH_TOOLS = {"patch": "patch"}
+# objtool, which every x86-64 build compiles first, reads ELF files with this library.
+_LIBELF_HEADERS = (Path("/usr/include/libelf.h"), Path("/usr/include/gelf.h"))
+
+# Variables of the user's environment that would change what make builds.
+_FOREIGN = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "GNUMAKEFLAGS", "ARCH", "CROSS_COMPILE", "LLVM", "CC", "LD", "CFLAGS"}
+_FOREIGN |= {"KCFLAGS", "KCPPFLAGS", "KAFLAGS", "LOCALVERSION", "V", "W", "O", "M", "C"}
+
+
+def require_tools(*tables: dict[str, str], work: str) -> None:
+    """Raises :class:`InfraError` naming all missing programs and the command that installs them.
+
+    ``work`` begins the sentence: ``building a kernel``.
+    """
+    missing = {name: package for table in tables for name, package in table.items() if shutil.which(name) is None}
+    if BUILD_TOOLS in tables and not all(path.exists() for path in _LIBELF_HEADERS):
+        missing["the headers of libelf"] = "libelf-dev"
+    if missing:
+        packages = " ".join(sorted(set(missing.values())))
+        raise InfraError(
+            f"{work} needs {', '.join(missing)}, not installed here: apt-get install {packages} (or run ci/setup)"
+        )
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """The compiler of a build."""
+
+    # First lines of "gcc --version" and "ld --version": part of every cache key.
+    identity: str
+    # Value of CC for make: "gcc" or "ccache gcc".
+    command: str
+
+
+def compiler() -> Compiler:
+    """The compiler of this machine, behind ccache where that is installed."""
+    require_tools(BUILD_TOOLS, work="building a kernel")
+    lines = [run([name, "--version"], timeout=30.0).tail[0] for name in ("gcc", "ld")]
+    return Compiler("; ".join(lines), "ccache gcc" if shutil.which("ccache") else "gcc")
+
+
+def build_environment() -> dict[str, str]:
+    """The environment for make: the user's without what would change the result; ccache without preprocessing first."""
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _FOREIGN and not name.startswith(("KBUILD_", "KCONFIG_", "INSTALL_"))
+    }
+    return {**env, "LC_ALL": "C", "CCACHE_DEPEND": "1", "CCACHE_NOHASHDIR": "1"}
+
+
+def jobs(affinity: Sequence[int] | None = None) -> int:
+    """How many compilers to run at once: one per CPU that this process may use."""
+    return len(os.sched_getaffinity(0) if affinity is None else affinity)
