@@ -37,9 +37,9 @@ _ORDER: Final = (
 GOOD: Final = frozenset({Verdict.PASS, Verdict.SKIP, Verdict.NOTHING_RAN})
 """Outcomes that no CI needs to look at: everything else is a failure or an error."""
 
-_STAND_IN: Final = "sw-protected (SNP stand-in): no memory is encrypted"
 _GUEST_KINDS: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "sw-protected": "sw-protected (SNP stand-in): no memory is encrypted",
         "snp": "snp: AMD SEV-SNP",
         "tdx": "tdx: Intel TDX",
         "plain": "plain: an ordinary VM with a guest_memfd; no memory is encrypted",
@@ -49,10 +49,16 @@ _GUEST_KINDS: Final[Mapping[str, str]] = MappingProxyType(
 
 
 def guest_kind_text(kind: str) -> str:
-    """The guest kind with what it means for encryption; an unknown word is shown as it is."""
-    if kind.startswith("sw-protected"):
-        return _STAND_IN
-    return _GUEST_KINDS.get(kind) or one_line(kind)
+    """The guest kind with what it means for encryption; an unknown word is shown as it is.
+
+    >>> guest_kind_text("sw-protected (SNP stand-in)")
+    'sw-protected (SNP stand-in): no memory is encrypted'
+    """
+    known = _GUEST_KINDS.get(kind)
+    if known is not None:
+        return known
+    unencrypted = kind.startswith("sw-protected")  # however its conversions come about
+    return one_line(kind) + (": no memory is encrypted" if unencrypted else "")
 
 
 def kernel_text(info: RunInfo) -> str:

@@ -61,6 +61,10 @@ def test_the_stand_in_is_never_called_snp(kind: str) -> None:
     assert guest_kind_text(kind) == STAND_IN
 
 
+def test_another_way_to_a_software_protected_guest_is_not_encrypted_either() -> None:
+    assert guest_kind_text("sw-protected (another way)") == "sw-protected (another way): no memory is encrypted"
+
+
 def test_real_kinds_are_not_called_unencrypted() -> None:
     assert "no memory is encrypted" not in guest_kind_text("snp") + guest_kind_text("tdx")
     assert "no memory is encrypted" in guest_kind_text("plain")
