@@ -84,6 +84,8 @@ class Session:
     _lab: Lab | None = None
     _ready: dict[str, Ready] = field(default_factory=dict)
     _broken: dict[str, GmemError] = field(default_factory=dict)
+    _broke_in: dict[str, str] = field(default_factory=dict)
+    """Shape to the case that has the reason why it does not come up."""
 
     def __post_init__(self) -> None:
         if self.options.host not in HOSTS:
@@ -164,7 +166,8 @@ class Session:
             ready = self.ready(spec)
         except GmemError as error:
             verdict = Verdict.SKIP if known_broken else verdict_of_error(error)
-            why = f"no testbed: {error}" if known_broken else str(error)
+            place = self._broke_in.setdefault(spec.text(), f"{name.suite}/{name.case}")
+            why = f"no testbed of this shape: see {place}" if known_broken else str(error)
             result = CaseResult(
                 suite=name.suite, case=name.case, claim=name.claim, verdict=verdict, sentence=why,
                 seconds=time.monotonic() - began, steps=(), evidence="", repeat=name.repeat,

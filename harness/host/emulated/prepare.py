@@ -23,9 +23,9 @@ from harness.host.emulated.control import Control
 from harness.host.emulated.state import Channels, GuestState, TestbedSpec, TestbedState
 from harness.host.probe import ProbeClient
 
-BOOT_SECONDS = 180.0
+BOOT_SECONDS = 120.0
 """Deadline for the kernel under test to reach user space; it takes 2 to 4 s on an idle machine."""
-GUEST_SECONDS = 240.0
+GUEST_SECONDS = 120.0
 """Deadline for a guest's boot under nested emulation; it takes 4 s on an idle machine."""
 _CYCLE_SECONDS = 60.0
 """Deadline for one pass over a region; 4096 pages take 0.3 s."""
