@@ -77,6 +77,10 @@ COUNTERS: Final[tuple[CounterSpec, ...]] = (
         "an offset without meaning; only differences count",
     ),
     CounterSpec(
+        "vmalloc", "pages", "vmstat nr_vmalloc, else meminfo VmallocUsed", Kind.DERIVED, Exactness.AFTER_REFRESH,
+        "vmalloc memory, which holds the kernel stacks: a thread that comes or goes is foreign activity",
+    ),
+    CounterSpec(
         "movable_balance", "pages", PAGETYPEINFO, Kind.DERIVED, Exactness.PCP,
         "falls when pages are taken from Movable lists without claiming their whole pageblock",
     ),

@@ -25,7 +25,8 @@ _KVM: Final = re.compile(r"kvm/([0-9]+)-([0-9]+)/([a-z0-9_]+)")
 _GMEM: Final = re.compile(r"gmem/([0-9]+)")
 
 # Where a page is that is not free: leaving F without entering one of these is a leak (or memory the kernel does not
-# account, such as a driver's alloc_pages()). nr_kernel_stack is in kB, the others are in pages.
+# account, such as a driver's alloc_pages()). All in pages. vmalloc memory holds the kernel stacks too; nr_kernel_stack
+# itself counts threads, whose stacks the kernel caches and reuses without an allocation.
 ACCOUNTED: Final = (
     "nr_file_pages",
     "nr_anon_pages",
@@ -143,8 +144,17 @@ def _derived(values: Mapping[str, int], raw: Mapping[str, str]) -> dict[str, int
     pgalloc = [value for name, value in values.items() if name.startswith("pgalloc_")]
     if pgalloc:
         derived["pgalloc"] = sum(pgalloc)
-    parts = ("F", *ACCOUNTED, "nr_kernel_stack")
-    if all(part in values for part in parts):
-        pages = sum(values[part] for part in ("F", *ACCOUNTED)) + values["nr_kernel_stack"] // 4
-        derived["unaccounted"] = -pages
+    vmalloc = _vmalloc_pages(values)
+    if vmalloc is not None:
+        derived["vmalloc"] = vmalloc
+        if all(part in values for part in ("F", *ACCOUNTED)):
+            derived["unaccounted"] = -sum(values[part] for part in ("F", *ACCOUNTED)) - vmalloc
     return derived
+
+
+def _vmalloc_pages(values: Mapping[str, int]) -> int | None:
+    """Pages of vmalloc memory: a vmstat item in newer kernels, in kB in meminfo before (6.12)."""
+    if "nr_vmalloc" in values:
+        return values["nr_vmalloc"]
+    used = values.get("meminfo/VmallocUsed")
+    return None if used is None else used // 4

@@ -127,9 +127,13 @@ class ProbeClient:
         number = _Numbers("hello", fields)
         return Hello(number["version"], number["pid"], bool(number["locked"]), number["files"])
 
-    def settle(self, rounds: int = 100, timeout: float = SETTLE) -> Settled:
-        """Drain LRU batches and refresh statistics until the per-CPU free lists stop shrinking, at most ``rounds``."""
-        number = _Numbers("settle", self._ask(f"settle max={rounds}", timeout).fields)
+    def settle(self, rounds: int = 100, timeout: float = SETTLE, *, rcu: bool = True) -> Settled:
+        """Drain LRU batches and refresh statistics until the per-CPU free lists stop shrinking, at most ``rounds``.
+
+        With ``rcu`` also wait until what was given to RCU before is freed (two grace periods); not needed where the
+        settling before it did so and nothing has happened since.
+        """
+        number = _Numbers("settle", self._ask(f"settle max={rounds} rcu={int(rcu)}", timeout).fields)
         return Settled(number["rounds"], number["pcp"], bool(number["calm"]))
 
     def sample(self, slot: int, timeout: float = QUICK) -> Taken:

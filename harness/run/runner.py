@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -37,7 +38,8 @@ from harness.scenario.scenario import Scenario
 from harness.scenario.steps import Step
 
 IDLE_WINDOWS = 3
-"""Empty windows observed before the first step: their largest movement of a counter is its noise."""
+"""Empty windows observed before the first step, one behind the other: the largest movement of a counter in one of them
+is its noise."""
 KEPT = "testbed"
 """Folder in the evidence with the saved state of a testbed that was kept."""
 _BEFORE, _AFTER = 0, 1
@@ -73,25 +75,35 @@ class ScenarioRun:
     # -- observing
 
     def observe(self, action: Callable[[], Done]) -> tuple[Done, Sample, Sample]:
-        """Settle, sample, act, settle, sample; nothing but the action happens between the two samples."""
+        """Settle, sample, act, settle, sample; nothing but the action happens between the two samples.
+
+        What the action gave to RCU is waited for behind it, so the settling before it need not wait again.
+        """
         probe = self.testbed.channels.probe
-        probe.settle()
+        probe.settle(rcu=False)
         probe.sample(_BEFORE)
         done = action()
         probe.settle()
         probe.sample(_AFTER)
-        guests = {guest.pid: guest.name for guest in self.testbed.state.guests}
+        guests = self.guest_names()
         return done, probe.fetch(_BEFORE, guests), probe.fetch(_AFTER, guests)
+
+    def guest_names(self) -> dict[int, str]:
+        """Process id to name of every guest's QEMU."""
+        return {guest.pid: guest.name for guest in self.testbed.state.guests}
 
     def measure_noise(self) -> Sample:
         """Observe nothing happening a few times; returns the last sample, from which the scenario starts."""
-        last: Sample | None = None
-        for _ in range(IDLE_WINDOWS):
-            _, before, last = self.observe(Done)
-            for counter, moved in difference(before, last).items():
+        probe = self.testbed.channels.probe
+        for slot in range(IDLE_WINDOWS + 1):
+            probe.settle(rcu=slot in (0, IDLE_WINDOWS))
+            probe.sample(slot)
+        guests = self.guest_names()
+        samples = [probe.fetch(slot, guests) for slot in range(IDLE_WINDOWS + 1)]
+        for before, after in pairwise(samples):
+            for counter, moved in difference(before, after).items():
                 self.noise[counter] = max(self.noise.get(counter, 0), abs(moved))
-        assert last is not None
-        return last
+        return samples[-1]
 
     # -- walking
 
@@ -267,8 +279,38 @@ def _walk(run: ScenarioRun) -> tuple[Verdict, str]:
     return outcome(run.steps)
 
 
+FOREIGN = ("nr_kernel_stack", "vmalloc", "pgmajfault")
+"""Counters that guest_memfd cannot move: a kernel thread came or went, or a program was read in."""
+_SHAKEN = ("F", "pgalloc", "pgfree", "unaccounted", "nr_slab_", "movable_balance", "blocks/")
+"""What such foreign activity moves besides; a deviation of anything else stands whatever a thread did."""
+
+
+def foreign_activity(step: StepResult) -> str:
+    """What else happened in the window of a step, as text; '' for a window that was the step's alone."""
+    moved = [f"{name} {step.recorded[name]:+d}" for name in FOREIGN if step.recorded.get(name)]
+    return ", ".join(moved)
+
+
+def rejected_window(steps: list[StepResult]) -> str:
+    """Why the last step's window cannot be judged; '' when it can.
+
+    Only where foreign activity explains every counter that is off: wrong contents, a wrong list of conversions, or a
+    counter that no thread can move are judged all the same.
+    """
+    if not steps or steps[-1].messages:
+        return ""
+    off = [finding.counter for finding in steps[-1].findings if finding.verdict is Verdict.DEVIATES]
+    return foreign_activity(steps[-1]) if off and all(name.startswith(_SHAKEN) for name in off) else ""
+
+
 def outcome(steps: list[StepResult]) -> tuple[Verdict, str]:
     """The worst finding of the walk, and its sentence; wrong contents and conversions deviate too."""
+    rejected = rejected_window(steps)
+    if rejected:
+        step = steps[-1]
+        return Verdict.INCONCLUSIVE, (
+            f"the window of step {step.index} ({step.text}) was disturbed ({rejected}): its counters say nothing"
+        )
     found: list[tuple[Verdict, str]] = []
     for step in steps:
         found += [(Verdict.DEVIATES, f"after step {step.index} ({step.text}): {message}") for message in step.messages]

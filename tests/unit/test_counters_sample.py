@@ -23,6 +23,7 @@ VMSTAT = {
     "nr_page_table_pages": 7,
     "nr_sec_page_table_pages": 3,
     "nr_kernel_stack": 1600,
+    "nr_vmalloc": 17,
     "pgalloc_dma": 1,
     "pgalloc_normal": 20,
     "pgfree": 4,
@@ -62,7 +63,8 @@ class TestVocabulary:
             "F": 1033,
             "pcp": 33,
             "pgalloc": 21,
-            "unaccounted": -(1033 + 300 + 200 + 40 + 50 + 7 + 3 + 400),
+            "unaccounted": -(1033 + 300 + 200 + 40 + 50 + 7 + 3 + 17),
+            "vmalloc": 17,
             "free/Unmovable": 5,
             "free/Movable": 50,
             "blocks/Unmovable": 2,
@@ -102,6 +104,11 @@ class TestVocabulary:
     def test_a_sum_with_an_unknown_part_is_unknown(self) -> None:
         vmstat = SECTIONS["vmstat"].replace("nr_sec_page_table_pages 3\n", "")
         assert "unaccounted" not in build_sample(encode_sections({**SECTIONS, "vmstat": vmstat})).values
+
+    def test_before_nr_vmalloc_meminfo_tells_it_in_kilobytes(self) -> None:
+        texts = {**SECTIONS, "vmstat": SECTIONS["vmstat"].replace("nr_vmalloc 17\n", "")}
+        texts["meminfo"] += "VmallocUsed:      88 kB\n"
+        assert build_sample(encode_sections(texts)).values["vmalloc"] == 22
 
     def test_a_free_list_too_long_to_count_makes_the_balance_unknown(self) -> None:
         text = SECTIONS["pagetypeinfo"].replace("Movable     10     20", "Movable >100000     20")

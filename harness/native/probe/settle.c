@@ -84,18 +84,22 @@ static int drain_rcu(void)
 
 void verb_settle(void)
 {
-	uint64_t max, pages = 0, least = UINT64_MAX;
+	uint64_t max, rcu = 1, pages = 0, least = UINT64_MAX;
 	unsigned int rounds = 0, calm = 0;
 	int err;
 
 	if (!need_u64("max", &max))
 		return;
+	if (frame_u64(port.line, "rcu", &rcu) == FRAME_MALFORMED) {
+		frame_error(&port, "usage", "rcu= is 0 or 1");
+		return;
+	}
 	err = drain_lru();
 	if (err) {
 		reply_errno(-err, "move_pages, which drains the LRU batches (kernel without CONFIG_NUMA?)");
 		return;
 	}
-	err = drain_rcu();
+	err = rcu ? drain_rcu() : 0;
 	if (err) {
 		reply_errno(-err, "membarrier, which waits for pages that RCU frees (kernel without CONFIG_MEMBARRIER?)");
 		return;
