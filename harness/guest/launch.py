@@ -2,8 +2,8 @@
 """How a guest is started in the emulated host: one record per form, and the command line made from it.
 
 Both forms run a KVM_X86_SW_PROTECTED_VM.  ``snp-stand-in`` is stock QEMU on its own sev-snp-guest path with the
-interposer in place of the firmware; ``sw-protected-direct`` is the small microvm QEMU without a confidential object,
-where the interposer adds the guest_memfd and carries conversions out itself.
+interposer in place of the firmware; ``sw-protected-direct`` is the same QEMU without a confidential object, where the
+interposer adds the guest_memfd and carries conversions out itself.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SNP_STAND_IN = LaunchRecord(
 SW_PROTECTED_DIRECT = LaunchRecord(
     name="sw-protected-direct",
     kind_text="sw-protected (interposer converts)",
-    program="/usr/bin/qemu-system-x86_64-microvm",
+    program="/usr/bin/qemu-system-x86_64",
     preload="swprot.so",
     firmware="qboot.rom",
     cpu="host",

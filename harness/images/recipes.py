@@ -106,15 +106,13 @@ def guest_image(cache: ContentCache, module: Path) -> Path:
 
 def host_image(cache: ContentCache, *, guest: Path, guest_kernel: Path) -> Path:
     """The emulated host's initramfs, which carries the guest's kernel and image."""
-    qemus = [find_program("qemu-system-x86_64"), find_program("qemu-system-x86_64-microvm")]
-    libraries: dict[str, Path] = {}
-    for program in [find_program("dropbear"), *qemus]:
-        libraries.update(shared_libraries(program))
+    qemu = find_program("qemu-system-x86_64")
+    libraries = {**shared_libraries(find_program("dropbear")), **shared_libraries(qemu)}
     roms = [QEMU_DATA / name for name in (*_OPTION_ROMS, "qboot.rom")]
     for rom in roms:
         if not rom.is_file():
             raise InfraError(f"{rom} is missing; install the Debian package qemu-system-data")
-    parts: list[str | Path] = ["host", *_source_files(), guest, guest_kernel, _busybox(), *qemus, *roms]
+    parts: list[str | Path] = ["host", *_source_files(), guest, guest_kernel, _busybox(), qemu, *roms]
     for name, path in sorted(libraries.items()):
         parts += [name, path]
 
@@ -132,7 +130,7 @@ def host_image(cache: ContentCache, *, guest: Path, guest_kernel: Path) -> Path:
                 "/gmem/qboot.rom": QEMU_DATA / "qboot.rom",
                 "/gmem/guest-kernel": guest_kernel,
                 "/gmem/guest-image": guest,
-                **{f"/usr/bin/{program.name}": program for program in qemus},
+                f"/usr/bin/{qemu.name}": qemu,
                 **{f"/usr/share/qemu/{name}": QEMU_DATA / name for name in _OPTION_ROMS},
                 **libraries,
                 **_base(work, programs),
