@@ -28,6 +28,7 @@ from harness.run.result import CaseResult
 from harness.run.runner import CaseName, verdict_of_error
 from harness.run.session import RunOptions, Session
 from harness.run.verdict import Verdict
+from harness.run.walk import STEP_SECONDS
 from harness.scenario.scenario import Scenario
 from harness.scenario.steps import Step
 
@@ -99,6 +100,7 @@ class GmemRun:
                 guest=self.option("guest"),
                 command_line=self.option("cmdline"),
                 seed=self.option("seed"),
+                deadline=self.option("deadline"),
                 keep=self.option("keep"),
             )
             self.session = Session(options, evidence=out.evidence, relative=out.relative, notice=self.note)
@@ -129,7 +131,7 @@ class Case:
     gmem: GmemRun
     name: CaseName
     designs: tuple[str, ...]
-    results: list[CaseResult] = field(default_factory=list)
+    called: bool = False
 
     def run(self, *steps: Step, guests: int = 1, chunks: int = 8) -> CaseResult:
         """Run the steps as one scenario on a fresh testbed; raises :class:`CaseFailed` unless they pass."""
@@ -137,8 +139,9 @@ class Case:
 
     def run_scenario(self, scenario: Scenario) -> CaseResult:
         """Run a scenario as this case."""
-        if self.results:
+        if self.called:
             raise UsageError(f"{self.name.suite}/{self.name.case}: a case is one scenario; give it all steps at once")
+        self.called = True
         session = self.gmem.begin()
         if self.gmem.listener:
             self.gmem.listener.begin(f"{self.name.suite}/{self.name.case}")
@@ -146,7 +149,6 @@ class Case:
             result = self._skip(session)
         else:
             result = session.run(scenario, self.name)
-        self.results.append(result)
         self.gmem.add(result)
         if result.verdict is Verdict.SKIP:
             pytest.skip(result.sentence)
@@ -191,6 +193,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--gmem-cmdline", default="", help="added to the command line of the kernel under test")
     group.addoption("--gmem-repeat", type=int, default=1, help="run every case that many times")
     group.addoption("--gmem-seed", type=int, default=0, help="seed of everything random, recorded in run.json")
+    group.addoption("--gmem-deadline", type=float, default=STEP_SECONDS, help="seconds that one request may take")
     group.addoption("--gmem-keep", action="store_true", help="save the testbed of a case that does not pass")
 
 
@@ -214,7 +217,7 @@ def gmem(request: pytest.FixtureRequest) -> Iterator[Case]:
     marker = request.node.get_closest_marker("gmem")
     case = Case(run, case_name(request), _designs(marker))
     yield case
-    if not case.results and run.session is not None and not getattr(request.node, "gmem_failed", False):
+    if not case.called and not getattr(request.node, "gmem_failed", False):
         raise UsageError(f"{case.name.suite}/{case.name.case} never called gmem.run(): it checks nothing")
 
 

@@ -19,6 +19,7 @@ from harness.images.recipes import SOURCE_ROOT
 from harness.pytest_plugin import LISTENER, GmemRun, run_of, selected
 from harness.run.result import CaseResult
 from harness.run.verdict import Verdict
+from harness.run.walk import STEP_SECONDS
 
 SUITES = SOURCE_ROOT / "suites"
 DEFAULT_SUITES = ("smoke", "conversion")
@@ -90,6 +91,9 @@ def suite_paths(names: Sequence[str]) -> list[str]:
 @click.option("-k", "expression", default="", help="Only cases whose name matches this pytest expression.")
 @click.option("--repeat", type=click.IntRange(1, 100_000), default=1, show_default=True, help="Times to run each case.")
 @click.option("--seed", type=int, help="Seed of everything random (default: drawn, recorded in run.json).")
+@click.option(
+    "--deadline", type=click.FloatRange(min=1), default=STEP_SECONDS, show_default=True, help="Seconds per step."
+)
 @click.option("--keep", is_flag=True, help="Save the testbed of a case that does not pass into its evidence.")
 @click.option("--dry-run", is_flag=True, help="List the cases and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
@@ -105,6 +109,7 @@ def run_command(
     expression: str,
     repeat: int,
     seed: int | None,
+    deadline: float,
     keep: bool,
     dry_run: bool,
     as_json: bool,
@@ -123,6 +128,7 @@ def run_command(
         *(("--gmem-kernel", kernel) if kernel else ()),
         *(("--gmem-out", out) if out else ()),
         *(("-k", expression) if expression else ()),
+        f"--gmem-deadline={deadline}",
         *(("--gmem-keep",) if keep else ()),
         *(("--collect-only",) if dry_run else ()),
         # Our own table replaces pytest's output; its cache and its ini files are not ours to write or to obey.

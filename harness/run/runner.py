@@ -33,7 +33,7 @@ from harness.model.prediction import StepPrediction
 from harness.run.judge import compare_conversions, expected_on_guest, judge, sentence
 from harness.run.result import CaseResult, Finding, StepResult
 from harness.run.verdict import Verdict, worst
-from harness.run.walk import Done, Walker
+from harness.run.walk import STEP_SECONDS, Done, Walker
 from harness.scenario.scenario import Scenario
 from harness.scenario.steps import Step
 
@@ -65,12 +65,13 @@ class ScenarioRun:
     design: Design
     facts: HostFacts
     evidence: Path
+    deadline: float = STEP_SECONDS
     walker: Walker = field(init=False)
     noise: dict[str, int] = field(default_factory=dict)
     steps: list[StepResult] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.walker = Walker(self.testbed)
+        self.walker = Walker(self.testbed, self.deadline)
 
     # -- observing
 
@@ -233,8 +234,11 @@ def run_scenario(
     evidence: Path,
     relative: str,
     keep: bool = False,
+    deadline: float = STEP_SECONDS,
 ) -> CaseResult:
-    """Restore a testbed, walk the scenario, judge it; ``keep`` saves a testbed that does not pass beside its evidence.
+    """Restore a testbed, walk the scenario, judge it.
+
+    ``keep`` saves a testbed that does not pass beside its evidence; ``deadline`` bounds each request in seconds.
 
     Never raises for what happens to the testbed or the kernel: that is the verdict.  ``KeyboardInterrupt`` passes.
     """
@@ -243,7 +247,7 @@ def run_scenario(
     steps: list[StepResult] = []
     try:
         with lab.restored(spec, saved, evidence, Clock()) as testbed:
-            run = ScenarioRun(testbed, scenario, design, facts, evidence, steps=steps)
+            run = ScenarioRun(testbed, scenario, design, facts, evidence, deadline, steps=steps)
             try:
                 verdict, why = _walk(run)
             except GmemError as error:

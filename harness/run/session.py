@@ -33,6 +33,7 @@ from harness.run.facts import choose_design, host_facts
 from harness.run.result import CaseResult, RunInfo
 from harness.run.runner import CaseName, rejected_window, run_scenario, verdict_of_error
 from harness.run.verdict import Verdict, worst
+from harness.run.walk import STEP_SECONDS
 from harness.scenario.scenario import Scenario
 
 HOSTS = ("emulated",)
@@ -56,6 +57,8 @@ class RunOptions:
     command_line: str = ""
     """Added to the command line of the kernel under test."""
     seed: int = 0
+    deadline: float = STEP_SECONDS
+    """Seconds that one request of a step may take."""
     keep: bool = False
     """Save the testbed of a case that does not pass into its evidence."""
 
@@ -199,6 +202,7 @@ class Session:
                 evidence=folder,
                 relative=self.relative(folder),
                 keep=self.options.keep,
+                deadline=self.options.deadline,
             )
             if not rejected_window(list(result.steps)) or attempt == MEASURE_AT_MOST:
                 break

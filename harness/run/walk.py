@@ -33,7 +33,7 @@ from harness.scenario.steps import (
 )
 
 STEP_SECONDS = 60.0
-"""Deadline for one request to a guest or to the probe; 4096 pages take 0.3 s on an idle machine."""
+"""Default deadline for one request to a guest or to the probe; 4096 pages take 0.3 s on an idle machine."""
 _CLOSE_SECONDS = 30.0
 _POLL = 0.01
 
@@ -53,6 +53,7 @@ class Walker:
     """Walks steps on one testbed."""
 
     testbed: Testbed
+    deadline: float = STEP_SECONDS
     closed: set[str] = field(default_factory=set)
 
     @property
@@ -92,7 +93,7 @@ class Walker:
 def _populate(walker: Walker, step: Populate, prediction: StepPrediction) -> Done:
     agent, region = walker.agent(step.range.region)
     gen = _generation(prediction)
-    agent.touch(region, step.range.start, step.range.count, stride=1, write=True, gen=gen, timeout=STEP_SECONDS)
+    agent.touch(region, step.range.start, step.range.count, stride=1, write=True, gen=gen, timeout=walker.deadline)
     return Done()
 
 
@@ -100,7 +101,7 @@ def _touch(walker: Walker, step: Touch, prediction: StepPrediction) -> Done:
     agent, region = walker.agent(step.range.region)
     gen = _generation(prediction) if step.write else 0
     start, count = step.range.start, step.range.count
-    touched = agent.touch(region, start, count, stride=step.stride, write=step.write, gen=gen, timeout=STEP_SECONDS)
+    touched = agent.touch(region, start, count, stride=step.stride, write=step.write, gen=gen, timeout=walker.deadline)
     if touched != len(step.pages()):
         raise InfraError(f"{agent.name}: touched {touched} pages where the step names {len(step.pages())}")
     return Done()
@@ -110,7 +111,7 @@ def _convert(walker: Walker, step: Convert, prediction: StepPrediction) -> Done:
     agent, region = walker.agent(step.range.region)
     try:
         calls = agent.convert(
-            region, step.range.start, step.range.count, private=step.to is Side.PRIVATE, timeout=STEP_SECONDS
+            region, step.range.start, step.range.count, private=step.to is Side.PRIVATE, timeout=walker.deadline
         )
     except RemoteError as error:
         if error.code != "hypercall":
@@ -123,7 +124,7 @@ def _check(walker: Walker, step: Check, prediction: StepPrediction) -> Done:
     problems: list[str] = []
     for run in prediction.contents:
         agent, region = walker.agent(run.region)
-        result = agent.verify(region, run.start, run.count, gen=run.generation, timeout=STEP_SECONDS)
+        result = agent.verify(region, run.start, run.count, gen=run.generation, timeout=walker.deadline)
         if result.pages != run.count:
             raise InfraError(f"{agent.name}: verified {result.pages} pages where {run.count} were asked")
         if result.wrong:
@@ -147,7 +148,7 @@ def _punch(walker: Walker, step: PunchHole, prediction: StepPrediction) -> Done:
 def _host_side(walker: Walker, pages: PageRange, mode: str) -> Done:
     for offset, length in walker.extents(pages):
         try:
-            walker.probe.fallocate(walker.pid(pages.region), mode, offset, length)
+            walker.probe.fallocate(walker.pid(pages.region), mode, offset, length, timeout=walker.deadline)
         except ProbeError as error:
             if not error.code.startswith("E"):  # not an errno: the probe itself is in trouble
                 raise
