@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import socket
 import struct
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from harness.errors import InfraError
 
 _ALGORITHM = "ssh-ed25519"
+# A connection that breaks is an error of ours with one sentence; Python would print paramiko's log of it besides.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 class SshError(InfraError):
@@ -124,9 +127,15 @@ class SshSession:
         except (paramiko.SSHException, OSError) as error:
             raise SshError(f"{self.name}: {command!r} did not end within {timeout:g} s ({error})") from error
 
-    def shell(self) -> paramiko.Channel:
-        """An interactive shell with a terminal."""
-        return self._client.invoke_shell()
+    def stream(self) -> paramiko.Channel:
+        """A channel on which nothing runs yet, for a command or a shell whose input and output are passed on."""
+        transport = self._client.get_transport()
+        if transport is None:
+            raise SshError(f"the SSH session with {self.name} is closed")
+        try:
+            return transport.open_session(timeout=self._timeout)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise SshError(f"{self.name}: no command can be started over SSH ({error})") from error
 
     def close(self) -> None:
         """End the session, and the one it goes through."""
