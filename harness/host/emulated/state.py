@@ -95,6 +95,33 @@ class TestbedState(msgspec.Struct, frozen=True, kw_only=True):
             raise InfraError(f"{path}: not the description of a saved testbed ({error}); remove its folder") from error
 
 
+class MachineRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a saved testbed was made of; kept beside it, so that it can be restored by whoever has the folder."""
+
+    kernel: str
+    """Path of the kernel under test: QEMU's command line must name the same files as when it was saved."""
+    initrd: str
+    spec: TestbedSpec
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(self, order="sorted"), indent=1))
+
+    @classmethod
+    def load(cls, path: Path) -> MachineRecord:
+        """Read back; raises ``InfraError`` when the file is not what :meth:`save` wrote, or what it names is gone."""
+        try:
+            record = msgspec.json.decode(path.read_bytes(), type=cls)
+        except (OSError, msgspec.DecodeError) as error:
+            raise InfraError(f"{path}: does not say what the saved testbed was made of ({error})") from error
+        for file in (record.kernel, record.initrd):
+            if not Path(file).is_file():
+                raise InfraError(
+                    f"the saved testbed in {path.parent} cannot be restored: it was made of {file}, which is gone"
+                )
+        return record
+
+
 @dataclass
 class Channels:
     """The ways into a running testbed."""

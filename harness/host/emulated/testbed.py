@@ -16,19 +16,20 @@ from types import TracebackType
 import msgspec
 
 from harness.cache import ContentCache, content_key
-from harness.errors import GmemError, InfraError
+from harness.errors import InfraError
 from harness.guest.agent import GuestAgent
 from harness.guest.ssh import SshSession
 from harness.host.emulated.control import Control
 from harness.host.emulated.machine import Machine, qemu_program
 from harness.host.emulated.ports import SocketBridge, open_fifos
 from harness.host.emulated.prepare import BOOT_SECONDS, Clock, prepare
+from harness.host.emulated.reach import HOST, ssh_to
 from harness.host.emulated.rundir import RunDir
-from harness.host.emulated.state import Channels, GuestState, TestbedSpec, TestbedState
+from harness.host.emulated.state import Channels, GuestState, MachineRecord, TestbedSpec, TestbedState
 from harness.host.frames import FrameChannel
 from harness.host.probe import ProbeClient
 
-STATE_FILE, DESCRIPTION = "state.bin", "testbed.json"
+STATE_FILE, DESCRIPTION, MACHINE = "state.bin", "testbed.json", "machine.json"
 _ANSWER_SECONDS = 10.0
 
 
@@ -42,7 +43,9 @@ class Testbed:
         if self.console("host").exists():
             raise InfraError(f"{evidence} already holds the console of another testbed; choose an empty folder")
         self._exit = contextlib.ExitStack()
+        self._made_of = MachineRecord(kernel=str(kernel), initrd=str(initrd), spec=spec)
         self._state: TestbedState | None = None
+        self._ssh_port: int | None = None
         try:
             run = self._exit.enter_context(RunDir())
             self._run = run.path
@@ -83,6 +86,11 @@ class Testbed:
     # -- what is known of it
 
     @property
+    def run(self) -> Path:
+        """The private directory of its sockets; gone, with its processes, when the testbed is."""
+        return self._run
+
+    @property
     def state(self) -> TestbedState:
         """Pids, addresses and keys; only once the testbed is ready."""
         if self._state is None:
@@ -115,10 +123,11 @@ class Testbed:
         clock.begin("")
 
     def save(self, folder: Path) -> None:
-        """Write the whole state into ``folder``; the machine stays stopped."""
+        """Write the whole state into ``folder``, with what is needed to restore it; the machine stays stopped."""
         mapped = self.machine.save(folder / STATE_FILE)
         self._state = msgspec.structs.replace(self.state, mapped=mapped)
         self.state.save(folder / DESCRIPTION)
+        self._made_of.save(folder / MACHINE)
 
     def load(self, folder: Path, clock: Clock) -> None:
         """Load a saved state and let it run; returns when probe and guests have answered."""
@@ -136,21 +145,17 @@ class Testbed:
 
     # -- SSH
 
-    def ssh(self, name: str = "host") -> SshSession:
+    def ssh(self, name: str = HOST) -> SshSession:
         """An SSH session with ``host`` or, through it, with a guest; close it after use."""
-        keys = self.state.keys()
-        host = SshSession("host", keys, self._ssh_forward())
-        if name == "host":
-            return host
-        guest = next(spec for spec in self.spec.guests if spec.name == name)
-        try:
-            return SshSession(name, keys, guest.ssh_port, through=host)
-        except GmemError:
-            host.close()
-            raise
+        return ssh_to(name, self.spec, self.state.keys(), self.ssh_port())
 
-    def _ssh_forward(self) -> int:
-        """Make QEMU forward a free port of the loopback to the host's SSH; returns the port."""
+    def ssh_port(self) -> int:
+        """The port of the loopback that QEMU forwards to the host's SSH; asked for on first use, then the same."""
+        if self._ssh_port is None:
+            self._ssh_port = self._forward()
+        return self._ssh_port
+
+    def _forward(self) -> int:
         for _ in range(10):
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
