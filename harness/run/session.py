@@ -17,19 +17,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 from harness import __version__
-from harness.cache import ContentCache, content_key
 from harness.errors import GmemError, InfraError, UsageError
 from harness.guest.launch import LaunchRecord, launch_record
 from harness.host.emulated.machine import qemu_program
 from harness.host.emulated.prepare import Clock, Phase
 from harness.host.emulated.state import TestbedSpec, TestbedState
 from harness.host.emulated.testbed import DESCRIPTION, Lab
-from harness.images.recipes import MODULE_SOURCES, guest_image, host_image
 from harness.kernel.progress import Progress, silent
 from harness.kernel.record import Kernel
-from harness.kernel.store import KernelStore
 from harness.model.designs import design_named
 from harness.run.facts import choose_design, host_facts
+from harness.run.lab import make_lab
 from harness.run.result import CaseResult, RunInfo
 from harness.run.runner import CaseName, rejected_window, run_scenario, verdict_of_error
 from harness.run.verdict import Verdict, worst
@@ -114,29 +112,13 @@ class Session:
 
     def _make_lab(self) -> Lab:
         clock = Clock()
-        cache = ContentCache(notify=self.notice)
-        store = KernelStore(cache, progress=self.progress)
-        clock.begin("kernel")
-        self.kernel = store.resolve(self.options.kernel, patches=self.options.patches)
-        clock.begin("guest kernel")
-        guest_kernel = store.resolve(None)
-        clock.begin("images")
-        module = self._module(cache, store, guest_kernel)
-        guest = guest_image(cache, module)
-        initrd = host_image(cache, guest=guest, guest_kernel=guest_kernel.image)
-        clock.begin("")
+        options = self.options
+        made = make_lab(
+            options.kernel, clock=clock, notice=self.notice, patches=options.patches, progress=self.progress
+        )
+        self.kernel = made.kernel
         self.phases += clock.phases
-        return Lab(cache, kernel=self.kernel.image, initrd=initrd, notice=self.notice)
-
-    @staticmethod
-    def _module(cache: ContentCache, store: KernelStore, kernel: Kernel) -> Path:
-        sources = [path for path in sorted(MODULE_SOURCES.iterdir()) if path.suffix == ".c" or path.name == "Makefile"]
-
-        def build(folder: Path) -> None:
-            store.build_module(kernel, MODULE_SOURCES, folder)
-
-        key = content_key("module", kernel.key, *sources)
-        return cache.entry("module", key, build, what="conversion module") / "gmem_conv.ko"
+        return made.lab
 
     def spec(self, *, guests: int, chunks: int) -> TestbedSpec:
         """The testbed that a scenario needs."""

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From what a user calls a kernel to a lab: the kernel under test, the guest's kernel and module, and both images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.cache import ContentCache, content_key
+from harness.host.emulated.prepare import Clock
+from harness.host.emulated.testbed import Lab
+from harness.images.recipes import MODULE_SOURCES, guest_image, host_image
+from harness.kernel.progress import Progress, silent
+from harness.kernel.record import Kernel
+from harness.kernel.store import KernelStore
+
+
+@dataclass(frozen=True)
+class MadeLab:
+    """A lab, and the kernel under test of which it makes testbeds."""
+
+    lab: Lab
+    kernel: Kernel
+
+
+def make_lab(
+    kernel: str | None,
+    *,
+    clock: Clock,
+    notice: Callable[[str], None],
+    patches: Sequence[Path] = (),
+    progress: Progress = silent,
+) -> MadeLab:
+    """The lab of a kernel (a name of kernels.yaml, a source tree, a bzImage; None is the default).
+
+    Fetches, builds and packs what is not in the cache.  Phases of ``clock``: kernel, guest kernel, images.
+    """
+    cache = ContentCache(notify=notice)
+    store = KernelStore(cache, progress=progress)
+    clock.begin("kernel")
+    under_test = store.resolve(kernel, patches=patches)
+    clock.begin("guest kernel")
+    guest_kernel = store.resolve(None)
+    clock.begin("images")
+    guest = guest_image(cache, _module(cache, store, guest_kernel))
+    initrd = host_image(cache, guest=guest, guest_kernel=guest_kernel.image)
+    clock.begin("")
+    return MadeLab(Lab(cache, kernel=under_test.image, initrd=initrd, notice=notice), under_test)
+
+
+def _module(cache: ContentCache, store: KernelStore, kernel: Kernel) -> Path:
+    """The conversion module for the guest's kernel."""
+    sources = [path for path in sorted(MODULE_SOURCES.iterdir()) if path.suffix == ".c" or path.name == "Makefile"]
+
+    def build(folder: Path) -> None:
+        store.build_module(kernel, MODULE_SOURCES, folder)
+
+    key = content_key("module", kernel.key, *sources)
+    return cache.entry("module", key, build, what="conversion module") / "gmem_conv.ko"
