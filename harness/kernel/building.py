@@ -61,11 +61,12 @@ def build_kernel(plan: Plan, site: Site, log: Path, out: Path, progress: Progres
     """Builds at the site and puts what is kept into ``out``.  Raises the errors of the steps; the log stays."""
     with site.lock(f"building kernel {plan.name}") as lock:
         site.prepare(plan.patches, lock)
-        build = build_folder(site, plan.wishes, plan.compiler)
+        compiler = site.compiler(plan.compiler)
+        build = build_folder(site, compiler)
         first = not (build / ".config").exists()
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("")
-        make = Make(site.source, build, plan.compiler, plan.name, plan.mark, log, (lock.fd,), progress)
+        make = Make(site.source, build, compiler, plan.name, plan.mark, log, (lock.fd,), progress)
         make.configure(plan.wishes)
         done = make.image(_expected(site) if first else None)
         site.check()
@@ -149,10 +150,11 @@ def build_module(
     def build(out: Path) -> None:
         with site.lock(f"building module {source.name} for kernel {kernel.name}") as lock:
             site.prepare(sorted((entry / "patches").iterdir()), lock)
-            folder = build_folder(site, wishes, compiler)
+            called = site.compiler(compiler)
+            folder = build_folder(site, called)
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_text("")
-            make = Make(site.source, folder, compiler, kernel.name, kernel.key[:16], log, (lock.fd,))
+            make = Make(site.source, folder, called, kernel.name, kernel.key[:16], log, (lock.fd,))
             make.configure(wishes)
             make.prepare()
             if (entry / "vmlinux.symvers").exists():

@@ -6,21 +6,20 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from harness.cache import ContentCache, content_key
 from harness.errors import InfraError, UsageError
-from harness.kernel.config import Wish, fragment_text
 from harness.kernel.packages import Packages, Pin
 from harness.kernel.toolchain import PATCH_TOOLS, UNPACK_TOOLS, Compiler, require_tools
 from harness.kernel.usertree import UserTree, read_tree
 from harness.kernel.worktree import WorkTree
 from harness.locks import FileLock
 
-# O= folders kept per source tree: one per configuration and compiler, 150 MB each.
-KEPT_BUILDS = 3
+# O= folders kept per source tree: one per compiler, 150 MB each.
+KEPT_BUILDS = 2
 
 
 class Site(Protocol):
@@ -34,6 +33,10 @@ class Site(Protocol):
     @property
     def folder(self) -> Path:
         """Where the O= folders are."""
+        ...
+
+    def compiler(self, plain: Compiler) -> Compiler:
+        """How to call the compiler here."""
         ...
 
     def lock(self, what: str) -> FileLock:
@@ -58,6 +61,10 @@ class PackageSite:
         self._tree = WorkTree(packages.cache, pin.package, pin.version, packages.progress)
         self.source = self._tree.source
         self.folder = self._tree.folder
+
+    def compiler(self, plain: Compiler) -> Compiler:
+        """Without ccache: a tree at one path, changed by patches only, leaves nothing to it but its own cost."""
+        return plain
 
     def lock(self, what: str) -> FileLock:
         return self._tree.lock(what)
@@ -84,6 +91,10 @@ class TreeSite:
         if re.search(r"[\s:]", str(self.folder)):
             raise InfraError(f"kernels cannot be built below {cache.root}: make refuses paths with spaces or colons")
 
+    def compiler(self, plain: Compiler) -> Compiler:
+        """With ccache: switching branches touches files whose content comes back."""
+        return plain.behind_ccache()
+
     def lock(self, what: str) -> FileLock:
         return self._cache.lock(f"work-{self._name}", what=what)
 
@@ -97,9 +108,12 @@ class TreeSite:
             raise InfraError(f"the source tree {self.source} was changed while it was being built: run again")
 
 
-def build_folder(site: Site, wishes: Mapping[str, Wish], compiler: Compiler) -> Path:
-    """The O= folder for a configuration and compiler, shared by all patches; only the newest few others stay."""
-    key = content_key(fragment_text(wishes), compiler.identity, compiler.command)[:12]
+def build_folder(site: Site, compiler: Compiler) -> Path:
+    """The O= folder for a compiler; patches and configurations share it, make knows what each of them changes.
+
+    Those of other compilers are removed, beyond the newest.
+    """
+    key = content_key(compiler.identity, compiler.command)[:12]
     chosen = site.folder / f"build-{key}"
     others = sorted(
         (path for path in site.folder.glob("build-*") if path != chosen), key=lambda path: path.stat().st_mtime
