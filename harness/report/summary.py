@@ -62,10 +62,11 @@ def guest_kind_text(kind: str) -> str:
 
 
 def kernel_text(info: RunInfo) -> str:
-    """The kernel's exact version as one line: ``uname -r`` and ``uname -v``, and the name it was asked for by."""
+    """The kernel's exact version as one line: ``uname -r`` and ``uname -v``, the name asked for, and the patches."""
     kernel = info.kernel
+    patches = f" + {kernel['patches']}" if kernel.get("patches") else ""
     exact = " ".join(kernel[key] for key in ("release", "version") if kernel.get(key)) or "unknown (it did not say)"
-    return one_line(f"{exact} [{kernel['name']}]" if kernel.get("name") else exact)
+    return one_line(f"{exact} [{kernel['name']}{patches}]" if kernel.get("name") else exact)
 
 
 def case_name(case: CaseResult) -> str:
@@ -119,19 +120,25 @@ class Summary:
 def summarize(case: CaseResult, limit: int = KEY_LIMIT) -> Summary:
     """The few counters that tell what happened in a case, predicted and observed, all of one step.
 
-    Of the first step with findings outside their predictions: those.  Else of the last step that was predicted to move
-    counters: the ones that move.  Else, when everything was predicted to stay: counters of the last step judged.
+    Of the first step with findings outside their predictions: those.  Else of the step that was predicted to move the
+    most (the last of equal ones): the counters that move.  Else, when everything was predicted to stay: counters of
+    the last step judged.
     """
     for step in case.steps:
         wrong = [finding for finding in step.findings if outside(finding)]
         if wrong:
             return _summary(step, wrong, limit)
-    for step in reversed(case.steps):
-        moving = [finding for finding in step.findings if moves(finding)]
-        if moving:
-            return _summary(step, moving, limit)
+    busiest = max(reversed(case.steps), key=_movement, default=None)
+    if busiest is not None and _movement(busiest) > (0, 0):
+        return _summary(busiest, [finding for finding in busiest.findings if moves(finding)], limit)
     judged = next((step for step in reversed(case.steps) if step.findings), None)
     return _summary(judged, judged.findings if judged else (), limit)
+
+
+def _movement(step: StepResult) -> tuple[int, int]:
+    """How much a step was predicted to move: exactly, and at most."""
+    exact = sum(abs(finding.low) for finding in step.findings if finding.low == finding.high)
+    return exact, sum(max(abs(finding.low), abs(finding.high)) for finding in step.findings)
 
 
 def _summary(step: StepResult | None, findings: Sequence[Finding], limit: int) -> Summary:
