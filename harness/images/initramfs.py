@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from harness.errors import InfraError
 
@@ -39,10 +40,11 @@ def shared_libraries(program: Path) -> dict[str, Path]:
     """
     try:
         listing = subprocess.run(
-            ["ldd", str(program)], capture_output=True, text=True, timeout=_LDD_SECONDS, check=True
+            ["ldd", str(program)], capture_output=True, text=True, errors="replace", timeout=_LDD_SECONDS, check=True
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        raise InfraError(f"{program}: cannot list its shared libraries with ldd ({error})") from error
+        said = " ".join(error.stderr.split()) if isinstance(error, subprocess.CalledProcessError) else str(error)
+        raise InfraError(f"{program}: cannot list its shared libraries with ldd ({said})") from error
     found: dict[str, Path] = {}
     for line in listing.splitlines():
         words = line.split()
@@ -96,16 +98,20 @@ def _archive(stage: Path, out: Path) -> None:
     command = ["cpio", "--create", "--format=newc", "--reproducible", "--owner=0:0", "--quiet", "--null"]
     try:
         with out.open("wb") as archive:
-            subprocess.run(
-                command,
-                input="\0".join(names).encode() + b"\0",
-                stdout=archive,
-                cwd=stage,
-                timeout=_CPIO_SECONDS,
-                check=True,
-                stderr=subprocess.PIPE,
-            )
+            _run_cpio(command, "\0".join(names).encode() + b"\0", stage, archive, out)
+    except OSError as error:
+        raise InfraError(f"{out}: the image cannot be written there: {error.strerror}") from error
+
+
+def _run_cpio(command: list[str], names: bytes, stage: Path, archive: BinaryIO, out: Path) -> None:
+    try:
+        subprocess.run(
+            command, input=names, stdout=archive, cwd=stage, timeout=_CPIO_SECONDS, check=True, stderr=subprocess.PIPE
+        )
     except FileNotFoundError as error:
         raise InfraError("cpio is not installed; install the Debian package cpio") from error
+    except subprocess.TimeoutExpired as error:
+        raise InfraError(f"cpio did not write {out} within {_CPIO_SECONDS} s; the disk may be overloaded") from error
     except subprocess.CalledProcessError as error:
-        raise InfraError(f"cpio could not write {out}: {error.stderr.decode(errors='replace').strip()}") from error
+        said = " ".join(error.stderr.decode(errors="replace").split())
+        raise InfraError(f"cpio could not write {out}: {said or f'status {error.returncode}'}") from error
