@@ -54,8 +54,12 @@ def read_fragments(paths: Sequence[Path]) -> dict[str, Wish]:
 
 
 def fragment_text(wishes: Mapping[str, Wish]) -> str:
-    """The wishes as one file for ``KCONFIG_ALLCONFIG``, sorted."""
-    return "".join(f"{symbol}={wish.value}\n" for symbol, wish in sorted(wishes.items()))
+    """The wishes as one fragment, sorted, the optional ones at the end; also read by ``KCONFIG_ALLCONFIG``."""
+
+    def lines(optional: bool) -> list[str]:
+        return [f"{symbol}={wish.value}\n" for symbol, wish in sorted(wishes.items()) if wish.optional is optional]
+
+    return "".join([*lines(False), "# optional:\n", *lines(True)])
 
 
 def parse_config(text: str) -> dict[str, str]:
