@@ -21,7 +21,7 @@ import msgspec
 
 from harness.counters.sample import Sample, difference
 from harness.errors import CrashError, GmemError, InfraError, NoBootError, UsageError
-from harness.guest.console import find_crash, read_console
+from harness.guest.console import read_console
 from harness.guest.conversions import Conversion, parse_trace
 from harness.host.emulated.prepare import Clock
 from harness.host.emulated.state import TestbedSpec
@@ -110,7 +110,7 @@ class ScenarioRun:
 
     def walk(self) -> None:
         """All steps, until one deviates: what follows a deviation starts from a state nobody predicted."""
-        self.check_consoles()
+        self.testbed.check_consoles()
         start = self.measure_noise()
         self.keep_sample("start", start)
         predictions = predict(self.scenario, self.design, start.values, self.facts)
@@ -118,7 +118,7 @@ class ScenarioRun:
         for prediction in predictions:
             result = self.one_step(prediction)
             self.steps.append(result)
-            self.check_consoles()
+            self.testbed.check_consoles()
             if result.messages or any(finding.verdict is not Verdict.PASS for finding in result.findings):
                 return
 
@@ -169,16 +169,6 @@ class ScenarioRun:
             if len(found) >= wanted or time.monotonic() > end:
                 return found
             time.sleep(0.005)
-
-    # -- consoles
-
-    def check_consoles(self) -> None:
-        """Raises ``CrashError`` when a console shows one."""
-        for who in ("host", *(spec.name for spec in self.testbed.spec.guests)):
-            crash = find_crash(read_console(self.testbed.console(who)))
-            if crash:
-                whose = "the kernel under test" if who == "host" else f"guest {who}"
-                raise CrashError(f"{whose} printed: {crash.title} (line {crash.line} of {who}-console.txt)")
 
     # -- evidence
 
@@ -349,7 +339,7 @@ def _explain(run: ScenarioRun, error: GmemError) -> GmemError:
     end = time.monotonic() + _LAST_WORDS_SECONDS
     while True:
         try:
-            run.check_consoles()
+            run.testbed.check_consoles()
         except CrashError as crash:
             return crash
         if not run.testbed.machine.running:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import InfraError, NoBootError
+from harness.guest.console import clean, find_crash
 from harness.guest.qmp import QmpLost, QmpSession
 from harness.host.emulated.ports import Port
 
@@ -205,8 +206,7 @@ class Machine:
             for line in seen.splitlines()[:-1] if not seen.endswith("\n") else seen.splitlines():
                 if text in line:
                     return line
-            last = next((line for line in reversed(seen.splitlines()) if line.strip()), "")[:200]
-            told = f"the last line of its console is: {last}" if last else "it printed nothing on its console"
+            told = _told(seen)
             if not self.running:
                 raise NoBootError(f"the kernel under test did not come up; {told}; {self.last_words()}")
             if time.monotonic() > end:
@@ -220,6 +220,15 @@ class Machine:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         self._process.wait(10)
+
+
+def _told(console: str) -> str:
+    """What a console says about why a kernel did not come up, as part of a sentence."""
+    crash = find_crash(console)
+    if crash:
+        return f"it printed: {crash.title}"
+    last = next((line for line in reversed(clean(console).splitlines()) if line.strip()), "")[:200]
+    return f"the last line of its console is: {last}" if last else "it printed nothing on its console"
 
 
 def write_script(path: Path, arguments: list[str]) -> None:

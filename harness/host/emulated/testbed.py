@@ -18,6 +18,7 @@ import msgspec
 from harness.cache import ContentCache, content_key
 from harness.errors import InfraError
 from harness.guest.agent import GuestAgent
+from harness.guest.console import find_crash, read_console
 from harness.guest.ssh import SshSession
 from harness.host.emulated.control import Control
 from harness.host.emulated.machine import Machine, qemu_program
@@ -119,8 +120,21 @@ class Testbed:
         clock.begin("kernel")
         self.machine.wait_for_console("gmem: emulated host is up", BOOT_SECONDS)
         clock.begin("user space")
-        self._state = prepare(self.spec, self.channels, self.evidence, clock)
+        try:
+            self._state = prepare(self.spec, self.channels, self.evidence, clock)
+        except InfraError:
+            self.check_consoles()  # a crash explains whatever else failed
+            raise
+        self.check_consoles()
         clock.begin("")
+
+    def check_consoles(self) -> None:
+        """Raises ``CrashError`` when the console of the host or of a guest shows an oops, WARN, BUG, lockup or panic."""
+        for who in ("host", *(guest.name for guest in self.spec.guests)):
+            crash = find_crash(read_console(self.console(who)))
+            if crash:
+                whose = "the kernel under test" if who == "host" else f"guest {who}"
+                raise CrashError(f"{whose} printed: {crash.title} (line {crash.line} of {who}-console.txt)")
 
     def save(self, folder: Path) -> None:
         """Write the whole state into ``folder``, with what is needed to restore it; the machine stays stopped."""
