@@ -16,7 +16,7 @@ from types import TracebackType
 import msgspec
 
 from harness.cache import ContentCache, content_key
-from harness.errors import InfraError
+from harness.errors import CrashError, GmemError, InfraError
 from harness.guest.agent import GuestAgent
 from harness.guest.console import find_crash, read_console
 from harness.guest.ssh import SshSession
@@ -129,7 +129,7 @@ class Testbed:
         clock.begin("")
 
     def check_consoles(self) -> None:
-        """Raises ``CrashError`` when the console of the host or of a guest shows an oops, WARN, BUG, lockup or panic."""
+        """Raises ``CrashError`` when the console of host or guest shows an oops, WARN, BUG, lockup or panic."""
         for who in ("host", *(guest.name for guest in self.spec.guests)):
             crash = find_crash(read_console(self.console(who)))
             if crash:
