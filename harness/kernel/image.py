@@ -82,6 +82,6 @@ def _kernel_version(path: Path, data: bytes, size: int) -> str:
     with path.open("rb") as stream:
         stream.seek(version_at + 0x200)
         text = stream.read(512).partition(b"\0")[0]
-    if not text or not text[:1].isdigit() or not text.isascii():
+    if not text or not text[:1].isdigit() or not text.decode("latin-1").isprintable():
         raise refuse("its kernel version is not readable")
-    return text.decode("ascii")
+    return text.decode("latin-1")

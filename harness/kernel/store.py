@@ -58,6 +58,13 @@ class KernelStore:
         """The compiler of this machine."""
         return compiler()
 
+    def can_build(self) -> bool:
+        """Whether this machine has what a build needs; without it, built kernels cannot be told apart by compiler."""
+        try:
+            return bool(self.compiler.identity)
+        except InfraError:
+            return False
+
     def resolve(self, spec: str | None = None, *, patches: Sequence[Path] = ()) -> Kernel:
         """The kernel that ``spec`` means: a name of the catalog, a source tree, or a bzImage; None: the default.
 
