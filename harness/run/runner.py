@@ -22,7 +22,7 @@ import msgspec
 from harness.counters.sample import Sample, difference
 from harness.errors import CrashError, GmemError, InfraError, NoBootError, UsageError
 from harness.guest.console import read_console
-from harness.guest.conversions import Conversion, parse_trace
+from harness.guest.conversions import EVENT, Conversion, parse_trace
 from harness.host.emulated.prepare import Clock
 from harness.host.emulated.state import TestbedSpec
 from harness.host.emulated.testbed import Lab, Testbed
@@ -111,6 +111,7 @@ class ScenarioRun:
     def walk(self) -> None:
         """All steps, until one deviates: what follows a deviation starts from a state nobody predicted."""
         self.testbed.check_consoles()
+        self.check_tracing()
         start = self.measure_noise()
         self.keep_sample("start", start)
         predictions = predict(self.scenario, self.design, start.values, self.facts)
@@ -145,6 +146,14 @@ class ScenarioRun:
         self.keep_sample(f"step{prediction.index}-before", before)
         self.keep_sample(f"step{prediction.index}-after", after)
         return result
+
+    def check_tracing(self) -> None:
+        """The trace event must be on: otherwise an empty list of conversions would look like agreement."""
+        for guest in self.traced_guests():
+            with self.testbed.channels.monitor(guest) as monitor:
+                answer = monitor.execute("trace-event-get-state", {"name": EVENT})
+            if [event.get("state") for event in answer] != ["enabled"]:
+                raise InfraError(f"QEMU of {guest} does not trace {EVENT}: {answer}; remove the saved testbed")
 
     def traced_guests(self) -> list[str]:
         """Guests whose QEMU lists its conversions."""

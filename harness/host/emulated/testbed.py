@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from types import TracebackType
 import msgspec
 
 from harness.cache import ContentCache, content_key
-from harness.errors import CrashError, GmemError, InfraError
+from harness.errors import CrashError, InfraError
 from harness.guest.agent import GuestAgent
 from harness.guest.console import find_crash, read_console
 from harness.guest.ssh import SshSession
@@ -31,6 +32,8 @@ from harness.host.frames import FrameChannel
 from harness.host.probe import ProbeClient
 
 STATE_FILE, DESCRIPTION, MACHINE = "state.bin", "testbed.json", "machine.json"
+BOOT = "boot-"
+"""Prefix of the consoles up to the save, kept beside the state and in the evidence of whoever restores it."""
 _ANSWER_SECONDS = 10.0
 
 
@@ -141,12 +144,16 @@ class Testbed:
         mapped = self.machine.save(folder / STATE_FILE)
         self._state = msgspec.structs.replace(self.state, mapped=mapped)
         self.state.save(folder / DESCRIPTION)
+        for console in self.evidence.glob("*-console.txt"):
+            shutil.copyfile(console, folder / f"{BOOT}{console.name.removeprefix(BOOT)}")
         self._made_of.save(folder / MACHINE)
 
     def load(self, folder: Path, clock: Clock) -> None:
         """Load a saved state and let it run; returns when probe and guests have answered."""
         self._state = TestbedState.load(folder / DESCRIPTION)
         self.channels.greeted.update(guest.name for guest in self.state.guests)
+        for console in folder.glob(f"{BOOT}*"):  # what was printed before the state was saved
+            shutil.copyfile(console, self.evidence / console.name)
         clock.begin("load")
         self.machine.load(folder / STATE_FILE, mapped=self.state.mapped)
         self.machine.resume()
