@@ -13,18 +13,51 @@ from pathlib import Path
 READ_LIMIT = 8 << 20
 """Bytes of a console that are searched; a kernel that prints more than that is looping."""
 
+# In this order: the line of a lockup says "BUG:" too.  Each pattern is anchored where the kernel's own text begins, for
+# what a program prints ("DEBUG: ...", a general protection fault of its own) is no crash of the kernel.  The gaps are
+# bounded, so that a hostile line costs no more than an honest one.
 _TITLES: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("panic", re.compile(r"Kernel panic - not syncing: .*")),
-    ("BUG", re.compile(r"(kernel BUG at .*|BUG: .*)")),
-    ("oops", re.compile(r"(Oops: .*|general protection fault.*|unable to handle .*|double fault: .*)")),
+    ("panic", re.compile(r"\bKernel panic - not syncing: .*")),
     (
         "lockup",
-        re.compile(r"(watchdog: .*lockup.*|rcu: INFO: .* detected .*stall.*|INFO: task .* blocked for more than .*)"),
+        re.compile(
+            r"\b[Ww]atchdog: .{0,60}(lockup|LOCKUP).*"  # kernel/watchdog.c
+            r"|\bBUG: workqueue lockup.*"  # kernel/workqueue.c
+            r"|\bINFO: rcu\w{0,20} (self-)?detected .{0,20}stall.*"  # kernel/rcu/tree_stall.h, tree_exp.h, tasks.h
+            r"|\bINFO: task .{1,60} blocked.{0,20} for more than .*"  # kernel/hung_task.c
+        ),
     ),
-    ("WARN", re.compile(r"(WARNING: .* at .*|WARNING: CPU.*|refcount_t: .*)")),
+    ("BUG", re.compile(r"\bkernel BUG at .*|\bBUG: .*|^UBSAN: .*")),
+    (
+        "oops",
+        # arch/x86/kernel/dumpstack.c prints "Oops: WHAT: 0000 [#1] ...", before Linux 6.10 without "Oops: "
+        re.compile(r"\bOops: .*|^unable to handle (kernel|page).*|^\w.{1,200}: [0-9a-f]{4} \[#\d+\].*"),
+    ),
+    (
+        "WARN",
+        # __warn() in kernel/panic.c, also as it was before Linux 6.18 with "CPU: 0 PID: 1" in front, and lockdep's own
+        re.compile(
+            r"\bWARNING: (CPU: \d.*|.{0,200}\bat (\S{1,200}:\d+|[\w.]{1,200}\+0x[0-9a-f]+).*)"
+            r"|\brefcount_t: .*"
+            r"|\bWARNING: (possible|suspicious|inconsistent|bad|held|lock|Nested) .*"
+            r"|\bWARNING: .{0,60}( still has|-unsafe) lock.*"
+        ),
+    ),
 )
-_PREFIX = re.compile(r"^\[ *\d+\.\d+\](\[ *[CT]\d+\])? ?")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|\x1b\[[0-9;?]*[A-Za-z]")
+_HINT = re.compile(
+    r"panic|BUG|Oops|UBSAN|WARNING|refcount_t|lockup|LOCKUP|INFO: (?:rcu|task)|unable to handle|: [0-9a-f]{4} \[#"
+)
+"""What a line must hold to be worth a closer look: consoles are searched after every step."""
+_PREFIX = re.compile(r"^(\[ *\d+\.\d+\])?(\[ *[CT]\d+\])? ?")
+_CONTROL = re.compile(
+    r"\x1b\[[0-?]{0,64}[ -/]{0,8}[@-~]"  # sequences first: without its escape the rest would look like text
+    r"|\x1b[\]PX^_][^\x07\x1b\n]{0,256}(?:\x07|\x1b\\)"
+    r"|\x1b[ -/]{0,8}[0-OQ-WYZ\\`-~]"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+)
+_LINE_LIMIT = 1200
+"""Characters of a line that are looked at; the kernel cuts its own lines at about a thousand."""
+_TITLE_LIMIT = 200
 
 
 @dataclass(frozen=True)
@@ -44,12 +77,20 @@ def clean(text: str) -> str:
 
 def find_crash(text: str) -> Crash | None:
     """The first sign of a crash in a console's text, None when there is none."""
-    for number, raw in enumerate(text.splitlines(), start=1):
-        line = _PREFIX.sub("", clean(raw))
+    text = clean(text)
+    number, begin, end = 1, 0, -1
+    for hint in _HINT.finditer(text):
+        if hint.start() < end:
+            continue  # in a line that was looked at already
+        last, begin = begin, text.rfind("\n", 0, hint.start()) + 1
+        number += text.count("\n", last, begin)
+        newline = text.find("\n", begin)
+        end = newline if newline >= 0 else len(text)
+        line = _PREFIX.sub("", text[begin : min(end, begin + _LINE_LIMIT)])
         for kind, pattern in _TITLES:
             match = pattern.search(line)
             if match:
-                return Crash(kind, match.group(0)[:200], number)
+                return Crash(kind, match.group(0)[:_TITLE_LIMIT], number)
     return None
 
 
