@@ -129,7 +129,7 @@ def guest_command(spec: GuestSpec, *, cbitpos: int) -> tuple[list[str], dict[str
         *("-device", "virtserialport,chardev=agent,name=gmem.agent"),
         *("-chardev", f"pipe,id=monitor,path={port}.qmp"),
         *("-mon", "chardev=monitor,mode=control"),
-        *("-netdev", f"user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:{spec.ssh_port}-:22"),
+        *("-netdev", f"user,id=net0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:{spec.ssh_port}-:22"),
         *("-device", "virtio-net-device,netdev=net0"),
         # The log is a port too: a file would grow the page cache that is being measured.
         *("-D", f"{port}.log"),

@@ -80,7 +80,7 @@ def command_line(
         *("-chardev", f"file,id=console,path={_escape(evidence / 'host-console.txt')},append=on"),
         *("-serial", "chardev:console"),
         *("-device", "virtio-serial-pci,max_ports=31"),
-        *("-netdev", "user,id=net0,restrict=on"),  # reached only by forwards that are asked for
+        *("-netdev", "user,id=net0,restrict=on,ipv6=off"),  # reached only by forwards that are asked for
         *("-device", "virtio-net-pci,netdev=net0,romfile="),
         *("-kernel", str(kernel)),
         *("-initrd", str(initrd)),
