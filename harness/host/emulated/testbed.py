@@ -50,6 +50,7 @@ class Testbed:
         self._made_of = MachineRecord(kernel=str(kernel), initrd=str(initrd), spec=spec)
         self._state: TestbedState | None = None
         self._ssh_port: int | None = None
+        self._networked: set[str] = set()
         try:
             run = self._exit.enter_context(RunDir())
             self._run = run.path
@@ -171,24 +172,25 @@ class Testbed:
 
     def ssh(self, name: str = HOST) -> SshSession:
         """An SSH session with ``host`` or, through it, with a guest; close it after use."""
-        return ssh_to(name, self.spec, self.state.keys(), self.ssh_port())
+        return ssh_to(name, self.spec, self.state.keys(), self.ssh_port(name))
 
-    def ssh_port(self) -> int:
-        """The port of the loopback that QEMU forwards to the host's SSH; asked for on first use, then the same."""
+    def ssh_port(self, name: str = HOST) -> int:
+        """The port of the loopback that QEMU forwards to the host's SSH, for a session with ``name``.
+
+        The network of a machine is off while a testbed is measured: a packet that nobody asked for (a router
+        advertisement, an ARP probe) makes virtio-net refill its buffers, 8 pages at once.  It is switched on here, in
+        the host and in the machine that is wanted, and in no other: that one may hang.
+        """
+        for machine in dict.fromkeys((HOST, name)):
+            if machine not in self._networked:
+                control = self.channels.control
+                if machine != HOST:
+                    control = Control(machine, self.channels.agents[machine].channel)
+                control.check(["ifconfig", "eth0", "10.0.2.15", "netmask", "255.255.255.0", "up"])
+                self._networked.add(machine)
         if self._ssh_port is None:
-            self._network_up()
             self._ssh_port = self._forward()
         return self._ssh_port
-
-    def _network_up(self) -> None:
-        """Switch the network on in the host and its guests.
-
-        It is off while a testbed is measured: a packet that nobody asked for (a router advertisement, an ARP probe)
-        makes virtio-net refill its buffers, 8 pages at once.
-        """
-        controls = [self.channels.control, *(Control(name, a.channel) for name, a in self.channels.agents.items())]
-        for control in controls:
-            control.check(["ifconfig", "eth0", "10.0.2.15", "netmask", "255.255.255.0", "up"])
 
     def _forward(self) -> int:
         for _ in range(10):

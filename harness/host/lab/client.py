@@ -56,5 +56,5 @@ def save(found: Found, folder: Path) -> dict[str, Any]:
 
 def ssh(found: Found, machine: str) -> SshSession:
     """An SSH session with ``host`` or a guest."""
-    port = int(ask(found, "ssh")["port"])
+    port = int(ask(found, "ssh", machine=machine)["port"])
     return ssh_to(machine, found.record.plan.spec, TestbedState.load(found.place.state).keys(), port)

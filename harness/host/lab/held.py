@@ -13,6 +13,7 @@ from harness.cache import ContentCache
 from harness.errors import GmemError, InfraError
 from harness.guest.console import find_crash, read_console
 from harness.host.emulated.prepare import Clock
+from harness.host.emulated.reach import HOST
 from harness.host.emulated.state import TestbedState
 from harness.host.emulated.testbed import Lab, Testbed
 from harness.host.lab.record import Plan
@@ -50,8 +51,8 @@ class Held(Protocol):
     def save(self, folder: Path) -> None:
         """Write the state; the testbed goes on."""
 
-    def ssh_port(self) -> int:
-        """The port of the loopback that leads to the host's SSH."""
+    def ssh_port(self, machine: str) -> int:
+        """The port of the loopback that leads to the host's SSH, for a session with ``host`` or a guest."""
 
     def last_words(self) -> str:
         """Why it is no longer up."""
@@ -131,9 +132,13 @@ class EmulatedHeld:
                 if machine.running:
                     machine.resume()
 
-    def ssh_port(self) -> int:
+    def ssh_port(self, machine: str) -> int:
         with self._locked(BUSY_SECONDS):
-            return self._testbed.ssh_port()
+            if machine != HOST:
+                state = self._testbed.channels.control.status(self._testbed.guest(machine).pid)
+                if state != "running":
+                    raise InfraError(f"guest {machine} is gone: its QEMU {state}")
+            return self._testbed.ssh_port(machine)
 
     def last_words(self) -> str:
         crash = self._crash()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import GmemError, InfraError, UsageError
+from harness.host.emulated.reach import HOST
 from harness.host.lab.held import Held
 
 IDLE_SECONDS = 60.0
@@ -71,7 +72,7 @@ class Service:
         return {}
 
     def _ssh(self, request: Reply) -> Reply:
-        return {"port": self._held.ssh_port()}
+        return {"port": self._held.ssh_port(str(request.get("machine", HOST)))}
 
     def _end(self, request: Reply) -> Reply:
         self._down()
