@@ -137,4 +137,5 @@ def host_image(cache: ContentCache, *, guest: Path, guest_kernel: Path) -> Path:
             }
             pack(Tree(files=files, folders=_FOLDERS), folder / "host.cpio")
 
+    cache.prune("host-image", keep=4, unused_for=3600.0)
     return cache.entry("host-image", content_key(*parts), build, what="image of the emulated host") / "host.cpio"

@@ -32,6 +32,8 @@ from harness.host.frames import FrameChannel
 from harness.host.probe import ProbeClient
 
 STATE_FILE, DESCRIPTION, MACHINE = "state.bin", "testbed.json", "machine.json"
+KEEP_SAVED, UNUSED_SECONDS = 8, 3600.0
+"""Saved testbeds that stay (0.3 GB each), and how long others stay: longer than a case takes to be restored from one."""
 BOOT = "boot-"
 """Prefix of the consoles up to the save, kept beside the state and in the evidence of whoever restores it."""
 _ANSWER_SECONDS = 10.0
@@ -243,7 +245,10 @@ class Lab:
                 testbed.save(folder)
                 clock.begin("")
 
-        return self.cache.entry("testbed", self.saved_key(spec), build, what="saved testbed")
+        key = self.saved_key(spec)
+        if self.cache.get("testbed", key, what="saved testbed") is None:
+            self.cache.prune("testbed", keep=KEEP_SAVED, unused_for=UNUSED_SECONDS)
+        return self.cache.entry("testbed", key, build, what="saved testbed")
 
     def booted(self, spec: TestbedSpec, evidence: Path, clock: Clock) -> Testbed:
         """A testbed booted afresh."""
