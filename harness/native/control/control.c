@@ -9,7 +9,9 @@
 //   spawn log=PATH + argv             ok pid=P            stdout and stderr go to PATH (appended)
 //   status pid=P                      ok state=running | state=exited code=N | state=killed signal=N
 //   signal pid=P sig=N                ok
-//   run ms=N + argv                   ok code=N + output  both streams, at most RUN_OUTPUT bytes
+//   run ms=N + argv                   ok code=N + output  both streams, at most RUN_OUTPUT bytes; what the command
+//                                                         leaves in the background is not waited for, and at the
+//                                                         deadline its whole process group is killed
 //   put path=P mode=OCTAL + bytes     ok bytes=N          written beside and renamed: whole or not at all
 //   get path=P off=N max=N            ok bytes=N + bytes
 //   cpuid leaf=N                      ok eax=N ebx=N ecx=N edx=N
@@ -37,6 +39,8 @@
 #define MAX_CHILDREN 64
 #define RUN_OUTPUT (256u << 10)
 #define GET_MAX (512u << 10)
+#define RUN_MS_MAX (24u * 3600 * 1000)
+#define PID_MAX (1u << 22)  // the kernel's PID_MAX_LIMIT
 #define MODULE_DEVICE "/dev/gmem"
 
 static unsigned char receive_buffer[FRAME_MAX + FRAME_HEADER];
@@ -94,8 +98,11 @@ static bool parse_command(struct command *command)
 		return false;
 	for (char *q = p; q < end; q += strlen(q) + 1)
 		if (!*q) {
-			for (char *e = p; e < q && env < MAX_WORDS; e += strlen(e) + 1)
+			for (char *e = p; e < q; e += strlen(e) + 1) {
+				if (env == MAX_WORDS || !strchr(e, '='))
+					return false;
 				command->envp[env++] = e;
+			}
 			p = q + 1;
 			break;
 		}
@@ -107,7 +114,7 @@ static bool parse_command(struct command *command)
 
 static void become(const struct command *command, int out)
 {
-	int null = open("/dev/null", O_RDONLY);
+	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 
 	setsid();
 	dup2(null, 0);
@@ -150,6 +157,9 @@ static void do_spawn(void)
 		frame_error(&port, "spawn", "fork: %s", strerror(errno));
 		return;
 	}
+	for (int i = 0; i < MAX_CHILDREN; i++)
+		if (children[i].pid == pid)
+			children[i] = (struct child){ 0 };  // the number of a child that ended long ago
 	*slot = (struct child){ .pid = pid };
 	frame_reply(&port, "ok pid=%d", pid);
 }
@@ -176,8 +186,8 @@ static void do_signal(void)
 	uint64_t pid, sig;
 
 	if (frame_u64(port.line, "pid", &pid) != FRAME_PRESENT || frame_u64(port.line, "sig", &sig) != FRAME_PRESENT ||
-	    pid < 2) {
-		frame_error(&port, "usage", "signal needs pid= and sig=");
+	    pid < 2 || pid > PID_MAX || sig > 64) {  // as an int, 4294967295 would be everybody
+		frame_error(&port, "usage", "signal needs the pid= of a process and sig=");
 		return;
 	}
 	if (kill(pid, sig))
@@ -186,16 +196,50 @@ static void do_signal(void)
 		frame_reply(&port, "ok");
 }
 
+// Reads what there is into the output, dropping what exceeds RUN_OUTPUT. False at the end of the file.
+static bool take_output(int fd, size_t *used)
+{
+	bool full = *used == RUN_OUTPUT;
+	ssize_t n = read(fd, data + *used, full ? sizeof(data) - RUN_OUTPUT : RUN_OUTPUT - *used);
+
+	if (n > 0 && !full)
+		*used += n;
+	return n > 0 || (n < 0 && errno == EAGAIN);
+}
+
+// Follows a running command. Returns whether it ended by itself before `end`, with its status and output.
+static bool follow(pid_t pid, int out, long long end, size_t *used, int *status)
+{
+	struct pollfd fd = { .fd = out, .events = POLLIN };
+
+	for (;;) {
+		// The end of the process counts, not that of its output: a process in the background may hold that.
+		bool ended = waitpid(pid, status, WNOHANG) == pid;
+		int wait = ended ? 0 : fd.fd < 0 ? 1 : 10;
+
+		if (poll(&fd, 1, wait) > 0 && !take_output(out, used))
+			fd.fd = -1;
+		if (ended)
+			return true;  // a pipe gives all it holds in one read
+		if (now_ms() >= end)
+			break;
+	}
+	kill(-pid, SIGKILL);
+	kill(pid, SIGKILL);  // it may not have got as far as setsid()
+	waitpid(pid, status, 0);
+	return false;
+}
+
 static void do_run(void)
 {
 	struct command command;
 	uint64_t ms;
 	size_t used = 0;
 	int pipes[2], status = 0;
-	long long end;
+	bool ended;
 
-	if (frame_u64(port.line, "ms", &ms) != FRAME_PRESENT || !parse_command(&command)) {
-		frame_error(&port, "usage", "run needs ms= and argv");
+	if (frame_u64(port.line, "ms", &ms) != FRAME_PRESENT || ms > RUN_MS_MAX || !parse_command(&command)) {
+		frame_error(&port, "usage", "run needs ms= of at most a day and argv");
 		return;
 	}
 	if (pipe2(pipes, O_CLOEXEC)) {
@@ -206,47 +250,35 @@ static void do_run(void)
 	if (!pid)
 		become(&command, pipes[1]);
 	close(pipes[1]);
-	end = now_ms() + (long long)ms;
-	while (pid > 0) {
-		struct pollfd fd = { .fd = pipes[0], .events = POLLIN };
-		long long left = end - now_ms();
-
-		if (left <= 0 || poll(&fd, 1, left) <= 0)
-			break;
-		ssize_t n = read(pipes[0], used < RUN_OUTPUT ? data + used : data + RUN_OUTPUT,
-				 used < RUN_OUTPUT ? RUN_OUTPUT - used : sizeof(data) - RUN_OUTPUT);
-		if (n <= 0)
-			break;
-		if (used < RUN_OUTPUT)
-			used += n;
-	}
-	close(pipes[0]);
 	if (pid < 0) {
 		frame_error(&port, "run", "fork: %s", strerror(errno));
+		close(pipes[0]);
 		return;
 	}
-	while (waitpid(pid, &status, WNOHANG) == 0) {
-		if (now_ms() >= end) {
-			kill(-pid, SIGKILL);
-			waitpid(pid, &status, 0);
-			frame_error(&port, "timeout", "%s did not end within %llu ms", command.argv[0],
-				    (unsigned long long)ms);
-			return;
-		}
-		usleep(1000);
-	}
-	frame_reply_blob(&port, data, used, "ok code=%d", WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+	ended = follow(pid, pipes[0], now_ms() + (long long)ms, &used, &status);
+	close(pipes[0]);
+	if (ended)
+		frame_reply_blob(&port, data, used, "ok code=%d",
+				 WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+	else
+		frame_error(&port, "timeout", "%s did not end within %llu ms", command.argv[0], (unsigned long long)ms);
 }
 
 static void do_put(void)
 {
-	char path[256], beside[264], mode[8];
+	char path[256], beside[264], mode[8], *rest;
+	unsigned long bits;
 	size_t done = 0;
 	int fd;
 
 	if (frame_text(port.line, "path", path, sizeof(path)) != FRAME_PRESENT ||
-	    frame_text(port.line, "mode", mode, sizeof(mode)) != FRAME_PRESENT) {
+	    frame_text(port.line, "mode", mode, sizeof(mode)) != FRAME_PRESENT || mode[0] < '0' || mode[0] > '7') {
 		frame_error(&port, "usage", "put needs path= and mode=");
+		return;
+	}
+	bits = strtoul(mode, &rest, 8);
+	if (*rest || bits > 07777) {
+		frame_error(&port, "usage", "mode= is not octal");
 		return;
 	}
 	snprintf(beside, sizeof(beside), "%s.new", path);
@@ -258,10 +290,15 @@ static void do_put(void)
 			break;
 		done += n;
 	}
-	if (fd < 0 || done < port.blob_len || fchmod(fd, strtoul(mode, NULL, 8)) || rename(beside, path))
-		frame_error(&port, "put", "%s: %s", path, strerror(errno));
-	else
+	if (fd < 0 || done < port.blob_len || fchmod(fd, bits) || rename(beside, path)) {
+		int why = errno;
+
+		if (fd >= 0)
+			unlink(beside);
+		frame_error(&port, "put", "%s: %s", path, strerror(why));
+	} else {
 		frame_reply(&port, "ok bytes=%zu", done);
+	}
 	if (fd >= 0)
 		close(fd);
 }
@@ -270,6 +307,7 @@ static void do_get(void)
 {
 	char path[256];
 	uint64_t off, max;
+	size_t done = 0;
 	ssize_t n = -1;
 	int fd;
 
@@ -278,13 +316,15 @@ static void do_get(void)
 		frame_error(&port, "usage", "get needs path=, off= and max=");
 		return;
 	}
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd >= 0)
-		n = pread(fd, data, max < sizeof(data) ? max : sizeof(data), off);
+	if (max > sizeof(data))
+		max = sizeof(data);
+	fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);  // a FIFO must not stop us
+	while (fd >= 0 && (n = done < max ? pread(fd, data + done, max - done, off + done) : 0) > 0)
+		done += n;  // files of /proc come in pieces
 	if (n < 0)
 		frame_error(&port, "get", "%s: %s", path, strerror(errno));
 	else
-		frame_reply_blob(&port, data, n, "ok bytes=%zd", n);
+		frame_reply_blob(&port, data, done, "ok bytes=%zu", done);
 	if (fd >= 0)
 		close(fd);
 }
@@ -310,6 +350,10 @@ static void do_module(void)
 	size_t used = 0;
 	ssize_t n;
 
+	if (!strchr(port.line, ' ')) {
+		frame_error(&port, "usage", "gmem needs a line for the module");
+		return;
+	}
 	if (fd < 0)
 		fd = open(MODULE_DEVICE, O_RDWR | O_CLOEXEC);
 	if (fd < 0 || write(fd, line, strlen(line)) < 0) {
