@@ -74,22 +74,17 @@ class GuestAgent:
             chunks = tuple(int(word, 16) for word in text.split(","))
         except ValueError as error:
             raise GuestError(f"{self.name}: does not say where region {region} lies: {text!r}") from error
-        if any(gpa % (CHUNK_PAGES * PAGE_SIZE) for gpa in chunks):
+        if any(gpa < 0 or gpa % (CHUNK_PAGES * PAGE_SIZE) for gpa in chunks):
             raise GuestError(f"{self.name}: a chunk of region {region} is not 2 MiB aligned: {text}")
+        if len(set(chunks)) < len(chunks):
+            raise GuestError(f"{self.name}: two chunks of region {region} lie at one address: {text}")
         return chunks
 
     def convert(self, region: int, start: int, count: int, *, private: bool, timeout: float) -> list[Conversion]:
         """Convert pages; returns the hypercalls the guest made, in order."""
         to = "private" if private else "shared"
         fields = self.ask(f"convert region={region} start={start} count={count} to={to}", timeout).fields
-        calls = []
-        for word in fields.get("calls", "").split(","):
-            gpa, _, pages = word.partition(":")
-            try:
-                calls.append(Conversion(int(gpa, 16), int(pages), private))
-            except ValueError as error:
-                raise GuestError(f"{self.name}: lists a call that makes no sense: {word!r}") from error
-        return calls
+        return [_call(self.name, word, private) for word in fields.get("calls", "").split(",")]
 
     def touch(self, region: int, start: int, count: int, *, stride: int, write: bool, gen: int, timeout: float) -> int:
         """Touch every ``stride``-th page; returns how many."""
@@ -116,6 +111,17 @@ def _number(name: str, reply: Reply, key: str) -> int:
         raise GuestError(f"{name}: the reply has no number {key}: {dict(reply.fields)}") from error
 
 
+def _call(name: str, word: str, private: bool) -> Conversion:
+    gpa, _, pages = word.partition(":")
+    try:
+        call = Conversion(int(gpa, 16), int(pages), private)
+    except ValueError as error:
+        raise GuestError(f"{name}: lists a call that makes no sense: {word!r}") from error
+    if call.gpa < 0 or call.gpa % PAGE_SIZE or call.pages < 1:
+        raise GuestError(f"{name}: lists a call that makes no sense: {word!r}")
+    return call
+
+
 def _bad_page(name: str, word: str) -> BadPage:
     place, _, got = word.partition("=")
     page, _, offset = place.partition("@")
@@ -126,8 +132,11 @@ def _bad_page(name: str, word: str) -> BadPage:
 
 
 def words_blob(arguments: Sequence[str], environment: dict[str, str] | None = None) -> bytes:
-    """A command for the control program: NUL-terminated words, the environment first, then an empty word."""
-    blob = b""
-    if environment:
-        blob = b"".join(f"{key}={value}".encode() + b"\0" for key, value in sorted(environment.items())) + b"\0"
-    return blob + b"".join(word.encode() + b"\0" for word in arguments)
+    """A command for the control program: NUL-terminated words, the environment first, then an empty word.
+
+    The empty word stands there without an environment too: an empty argument would be taken for it.
+    """
+    words = [*(f"{key}={value}" for key, value in sorted((environment or {}).items())), "", *arguments]
+    if any("\0" in word for word in words):
+        raise ValueError(f"a command cannot hold a NUL: {words}")
+    return b"".join(word.encode() + b"\0" for word in words)

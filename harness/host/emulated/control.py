@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from harness.errors import InfraError
 from harness.guest.agent import words_blob
-from harness.host.frames import FrameChannel
+from harness.host.frames import FrameChannel, Reply
 
 _GRACE = 2.0
 """Seconds that a reply may take beyond the work it reports."""
@@ -39,7 +39,7 @@ class Control:
         """Run a command to its end."""
         blob = words_blob(arguments)
         reply = self.channel.request(f"run ms={int(timeout * 1000)}", blob, timeout=timeout + _GRACE)
-        return Finished(int(reply.fields["code"]), reply.blob.decode("utf-8", "replace"))
+        return Finished(self._number(reply, "code"), reply.blob.decode("utf-8", "replace"))
 
     def check(self, arguments: Sequence[str], timeout: float = 10.0) -> str:
         """Run a command that must succeed; returns its output, raises ``InfraError`` with its last line."""
@@ -52,16 +52,19 @@ class Control:
     def spawn(self, arguments: Sequence[str], environment: dict[str, str], log: str) -> int:
         """Start a process whose output is appended to ``log`` there; returns its pid."""
         reply = self.channel.request(f"spawn log={log}", words_blob(arguments, environment), timeout=5.0)
-        return int(reply.fields["pid"])
+        return self._number(reply, "pid")
 
     def status(self, pid: int) -> str:
         """State of a spawned process: ``running``, ``exited with status N`` or ``killed by signal N``."""
-        fields = self.channel.request(f"status pid={pid}", timeout=5.0).fields
-        if fields["state"] == "exited":
-            return f"exited with status {fields['code']}"
-        if fields["state"] == "killed":
-            return f"killed by signal {fields['signal']}"
-        return fields["state"]
+        reply = self.channel.request(f"status pid={pid}", timeout=5.0)
+        state = reply.fields.get("state", "")
+        if state == "exited":
+            return f"exited with status {self._number(reply, 'code')}"
+        if state == "killed":
+            return f"killed by signal {self._number(reply, 'signal')}"
+        if state != "running":
+            raise self._nonsense(reply, "state")
+        return state
 
     def signal(self, pid: int, number: int) -> None:
         """Send a signal."""
@@ -77,5 +80,16 @@ class Control:
 
     def cpuid(self, leaf: int) -> dict[str, int]:
         """CPUID of that machine, as its user space sees it: registers eax, ebx, ecx, edx."""
-        fields = self.channel.request(f"cpuid leaf={leaf}", timeout=5.0).fields
-        return {name: int(fields[name]) for name in ("eax", "ebx", "ecx", "edx")}
+        reply = self.channel.request(f"cpuid leaf={leaf}", timeout=5.0)
+        return {name: self._number(reply, name) for name in ("eax", "ebx", "ecx", "edx")}
+
+    def _number(self, reply: Reply, key: str) -> int:
+        try:
+            return int(reply.fields[key])
+        except (KeyError, ValueError) as error:
+            raise self._nonsense(reply, key) from error
+
+    def _nonsense(self, reply: Reply, key: str) -> InfraError:
+        return InfraError(
+            f"{self.where}: the reply of gmem-control has no {key} that makes sense: {dict(reply.fields)}"
+        )
