@@ -12,11 +12,15 @@ import re
 from dataclasses import dataclass
 
 from harness.errors import InfraError
+from harness.guest.console import clean
 
 EVENT = "kvm_convert_memory"
 _LINE = re.compile(
-    r"^(?:\d+@[\d.]+:)?kvm_convert_memory start (0x[0-9a-f]+) size (0x[0-9a-f]+) (shared_to_private|private_to_shared)$"
+    # What QEMU may put in front, depending on -msg and its version: [guest], a time, program and thread, pid and time.
+    r"(?:\[[^\]]{0,100}\] )?(?:\d{4}-\d\d-\d\dT\S{1,40} )?(?:\S{1,100}\(\d+(?::[^)]{1,40})?\): )?(?:\d+@[\d.]+:)?"
+    r"kvm_convert_memory start (0x[0-9a-f]{1,16}) size (0x[0-9a-f]{1,16}) (shared_to_private|private_to_shared)"
 )
+_WORD = re.compile(rf"\b{EVENT}\b")
 
 
 @dataclass(frozen=True)
@@ -35,18 +39,20 @@ class Conversion:
 def parse_trace(text: str) -> list[Conversion]:
     """The conversions in a trace log, in order.
 
-    Lines of other events are ignored; a ``kvm_convert_memory`` line of another form raises ``InfraError``: then this
-    QEMU traces differently, and silence would look like agreement.
+    Lines of other events are ignored, and so is what follows the last newline: it is still on its way.  A
+    ``kvm_convert_memory`` line of another form raises ``InfraError``: then this QEMU traces differently, and silence
+    would look like agreement.
     """
     found = []
-    for line in text.splitlines():
-        if EVENT not in line:
+    for raw in text[: text.rfind("\n") + 1].split("\n"):
+        line = clean(raw).strip() if EVENT in raw else ""
+        if not _WORD.search(line):
             continue
-        match = _LINE.match(line.strip())
+        match = _LINE.fullmatch(line)
         if not match:
-            raise InfraError(f"QEMU's trace log has a {EVENT} line that the harness cannot read: {line.strip()[:200]}")
+            raise InfraError(f"QEMU's trace log has a {EVENT} line that the harness cannot read: {line[:200]}")
         start, size = int(match[1], 16), int(match[2], 16)
         if start % 4096 or size % 4096 or not size:
-            raise InfraError(f"QEMU traced a conversion that is not whole pages: {line.strip()[:200]}")
+            raise InfraError(f"QEMU traced a conversion that is not whole pages: {line[:200]}")
         found.append(Conversion(start, size // 4096, match[3] == "shared_to_private"))
     return found
