@@ -10,7 +10,7 @@
  *	alloc region=0 chunks=8
  *	free region=0
  *	where region=0
- *	convert region=0 start=0 count=512 to=private
+ *	convert region=0 start=0 count=512 to=private by=512
  *	touch region=0 start=0 count=512 stride=1 write=1 gen=3
  *	verify region=0 start=0 count=512 expect=pattern gen=3
  *	warm
@@ -20,7 +20,7 @@
  * How a page is converted depends on the guest: with memory encryption
  * (SNP, TDX) by set_memory_decrypted()/set_memory_encrypted(); in a
  * software-protected guest, whose kernel is an ordinary one, by the hypercall
- * KVM_HC_MAP_GPA_RANGE itself.  One call covers one contiguous piece of one
+ * KVM_HC_MAP_GPA_RANGE itself.  One call covers at most "by" pages of one
  * chunk; the reply lists every call, so that it can be compared with what the
  * VMM did.
  *
@@ -46,7 +46,7 @@
 #define MAX_REGIONS 4
 #define MAX_CHUNKS 256
 #define LINE_MAX_LEN 256
-#define REPLY_MAX_LEN 32768
+#define REPLY_MAX_LEN 131072
 #define BAD_PAGES_SHOWN 4
 #define WORDS_PER_PAGE (PAGE_SIZE / sizeof(u64))
 /* Keeps a pattern from looking like zeroes or like small numbers. */
@@ -239,7 +239,7 @@ static void do_where(struct request *rq)
 
 static void do_convert(struct request *rq)
 {
-	unsigned long id, start, count, calls = 0;
+	unsigned long id, start, count, by, calls = 0;
 	bool private = word_is(rq, "to", "private");
 	struct region *r;
 
@@ -247,9 +247,11 @@ static void do_convert(struct request *rq)
 		return;
 	if (!private && !word_is(rq, "to", "shared"))
 		return refuse(rq, "to", "to must be private or shared");
+	if (!number(rq, "by", &by) || !by || by > CHUNK_PAGES)
+		return refuse(rq, "by", "by must be 1 to 512");
 	say(rq, "ok calls=");
 	while (count) {
-		unsigned long n = min(count, CHUNK_PAGES - start % CHUNK_PAGES);
+		unsigned long n = min3(count, CHUNK_PAGES - start % CHUNK_PAGES, by);
 		struct page *page = page_of(r, start);
 		long ret = convert_piece(page, n, private);
 

@@ -80,10 +80,12 @@ class GuestAgent:
             raise GuestError(f"{self.name}: two chunks of region {region} lie at one address: {text}")
         return chunks
 
-    def convert(self, region: int, start: int, count: int, *, private: bool, timeout: float) -> list[Conversion]:
-        """Convert pages; returns the hypercalls the guest made, in order."""
+    def convert(
+        self, region: int, start: int, count: int, *, private: bool, timeout: float, by: int = CHUNK_PAGES
+    ) -> list[Conversion]:
+        """Convert pages, at most ``by`` with one hypercall; returns the hypercalls the guest made, in order."""
         to = "private" if private else "shared"
-        fields = self.ask(f"convert region={region} start={start} count={count} to={to}", timeout).fields
+        fields = self.ask(f"convert region={region} start={start} count={count} to={to} by={by}", timeout).fields
         return [_call(self.name, word, private) for word in fields.get("calls", "").split(",")]
 
     def touch(self, region: int, start: int, count: int, *, stride: int, write: bool, gen: int, timeout: float) -> int:

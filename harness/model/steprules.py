@@ -67,7 +67,7 @@ def _convert(context: Context, region: RegionState, step: Convert, generation: i
     del generation
     events: tuple[Event, ...] = ()
     conversions = []
-    for piece in step.range.pieces():
+    for piece in step.calls():
         outcome = context.design.convert(context.at(piece), region, page_set(piece), step.to)
         region = outcome.region
         events += outcome.events

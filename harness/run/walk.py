@@ -111,7 +111,12 @@ def _convert(walker: Walker, step: Convert, prediction: StepPrediction) -> Done:
     agent, region = walker.agent(step.range.region)
     try:
         calls = agent.convert(
-            region, step.range.start, step.range.count, private=step.to is Side.PRIVATE, timeout=walker.deadline
+            region,
+            step.range.start,
+            step.range.count,
+            private=step.to is Side.PRIVATE,
+            by=step.by,
+            timeout=walker.deadline,
         )
     except RemoteError as error:
         if error.code != "hypercall":

@@ -155,16 +155,31 @@ class Touch(_RangeStep, frozen=True, tag="touch"):
 
 
 class Convert(_RangeStep, frozen=True, tag="convert"):
-    """The guest asks for its pages to become ``to``: one hypercall per piece of a chunk, in rising order."""
+    """The guest asks for its pages to become ``to``: one hypercall per piece of a chunk, in rising order.
+
+    With ``by`` a hypercall covers at most that many pages: ``by=1`` converts page by page.
+    """
 
     to: Side
+    by: int = CHUNK_PAGES
 
     def __post_init__(self) -> None:
         if self.to is Side.UNSET:
             raise UsageError(f"convert {self.range} has no side: say private or shared")
+        if not 1 <= self.by <= CHUNK_PAGES:
+            raise UsageError(f"convert {self.range} by {self.by} pages: a hypercall covers 1 to {CHUNK_PAGES} pages")
+
+    def calls(self) -> tuple[PageRange, ...]:
+        """What each hypercall covers, in order: the pieces of chunks, cut every ``by`` pages from their beginning."""
+        return tuple(
+            PageRange(piece.region, start, min(self.by, piece.end - start))
+            for piece in self.range.pieces()
+            for start in range(piece.start, piece.end, self.by)
+        )
 
     def text(self) -> str:
-        return f"convert {self.range} to {self.to.value}"
+        how = "" if self.by == CHUNK_PAGES else f" by {self.by}"
+        return f"convert {self.range} to {self.to.value}{how}"
 
 
 class Check(_RangeStep, frozen=True, tag="check"):

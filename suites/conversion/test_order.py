@@ -67,3 +67,16 @@ def test_read_before_write(gmem: Case) -> None:
     """Reading a private page that nobody wrote allocates it zeroed; writing it later allocates nothing more."""
     chunk = G0[0:512]
     gmem.run(Convert(chunk, PRIVATE), Touch(chunk, write=False), Populate(chunk), Check(chunk, "pattern"))
+
+
+def test_page_by_page(gmem: Case) -> None:
+    """128 pages converted with one request each end like 128 pages converted with one request."""
+    there = G0[640:768]
+    gmem.run(
+        Convert(there, PRIVATE, by=1),
+        Populate(there),
+        Convert(there, SHARED, by=1),
+        Populate(there),
+        Convert(there, PRIVATE, by=1),
+        Check(there, "zero"),
+    )

@@ -17,7 +17,10 @@ from harness.run.verdict import Verdict
 from tests.emulated.conftest import Ended, Gmem
 
 FAULTS = Path(__file__).parent / "faults"
-CASES = "one_page or one_chunk or (there_and_back and (odd or region)) or every_other or neighbours or punch_present"
+CASES = (
+    "one_page or one_chunk or (there_and_back and (odd or region)) or every_other or neighbours or punch_present "
+    "or by_page"
+)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ MUTANTS = [
     ("slab.py", '"F", -taken - metadata', '"F", taken - metadata', "slabs come from nowhere"),
     ("closing.py", "resident = inside + elsewhere[guest]", "resident = inside", "the rest of the file is leaked"),
     ("predict.py", "walk.generation += 1", "walk.generation += 0", "every write is the same generation"),
-    ("steprules.py", "step.range.pieces()", "(step.range,)", "one call for several chunks"),
+    ("steprules.py", "step.calls()", "(step.range,)", "one call for several chunks"),
     ("state.py", "first = -(-start // CHUNK_PAGES)", "first = start // CHUNK_PAGES", "half a chunk is a whole one"),
     ("pages.py", "(end - start + stride - 1) // stride", "(end - start) // stride", "the last strided page is lost"),
 ]

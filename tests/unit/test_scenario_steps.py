@@ -116,3 +116,12 @@ def test_what_cannot_be_is_refused_in_a_sentence(make, says):
         make()
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_conversion_by_few_pages_is_cut_from_the_beginning_of_each_piece() -> None:
+    calls = Convert(PageRange("g0.r0", 500, 20), Side.PRIVATE, by=8).calls()
+    assert [(call.start, call.count) for call in calls] == [(500, 8), (508, 4), (512, 8)]
+    assert Convert(PageRange("g0.r0", 0, 3), Side.SHARED, by=1).text() == "convert g0.r0[0:3] to shared by 1"
+    for by in (0, 513):
+        with pytest.raises(UsageError, match="1 to 512"):
+            Convert(PageRange("g0.r0", 0, 3), Side.SHARED, by=by)
