@@ -175,7 +175,7 @@ def _update_error(suite: str, finished: Finished) -> InfraError:
             f"the Debian archive could not be reached for suite {suite} ({reason[1]}): "
             f"check this machine's network and proxy settings, or give --kernel a source tree or a bzImage"
         )
-    if "does not have a Release file" in finished.text:
+    if re.search(r"does not have a Release file|404 +Not Found|File not found", finished.text):
         return NotOffered(f"this machine's Debian archive has no suite {suite}")
     if "NO_PUBKEY" in finished.text or "is not signed" in finished.text:
         return InfraError(

@@ -75,7 +75,7 @@ def _read(patch: Path) -> str:
 
 def _apply(patch: Path, folder: Path) -> None:
     """``patch -p1`` without fuzz: a hunk in the wrong place would give a verdict on a kernel nobody meant."""
-    argv: list[str | Path] = ["patch", "-p1", "--fuzz=0", "--force", "--no-backup-if-mismatch", "--reject-file=-"]
+    argv: list[str | Path] = ["patch", "-p1", "--fuzz=0", "--forward", "--no-backup-if-mismatch", "--reject-file=-"]
     argv += ["-i", patch.absolute()]
     done = run(argv, cwd=folder, timeout=PATCH_SECONDS, tail_lines=400)
     if done.code == 0:
