@@ -166,14 +166,23 @@ class Machine:
         known = {str(entry["capability"]) for entry in self.qmp.execute("query-migrate-capabilities")}
         mapped = "mapped-ram" in known
         self.qmp.execute("stop")
-        self._migrate("migrate", state, mapped)
+        self._migrate("migrate", state, mapped=mapped)
         return mapped
 
     def load(self, state: Path, *, mapped: bool) -> None:
         """Load a saved state into a machine started with ``incoming=True``; it stays stopped."""
-        self._migrate("migrate-incoming", state, mapped)
+        self._migrate("migrate-incoming", state, mapped=mapped)
 
-    def _migrate(self, command: str, state: Path, mapped: bool) -> None:
+    def _migrate(self, command: str, state: Path, *, mapped: bool) -> None:
+        """Run a migration to its end; a QEMU that cannot load a state says why on stderr and ends."""
+        try:
+            self._follow_migration(command, state, mapped=mapped)
+        except QmpLost as error:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(1)  # its monitor goes a moment before it does
+            raise InfraError(f"{command} of {state} failed: {self.last_words()}") from error
+
+    def _follow_migration(self, command: str, state: Path, *, mapped: bool) -> None:
         if mapped:
             wanted = [{"capability": "mapped-ram", "state": True}]
             self.qmp.execute("migrate-set-capabilities", {"capabilities": wanted})
