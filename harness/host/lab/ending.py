@@ -20,6 +20,8 @@ END_SECONDS = 30.0
 """Deadline for an orderly end; it takes a tenth of a second."""
 HANG_SECONDS = 5.0
 """How long a holder that hangs may take to answer, or to end when it is asked to, before it is killed."""
+JANITOR_SECONDS = 10.0
+"""How long a janitor may take; one that has not done its work by then was killed too."""
 _POLL = 0.02
 
 
@@ -54,7 +56,7 @@ def _signal_holder(found: Found, number: signal.Signals) -> None:
 def clear(found: Found) -> None:
     """Wait until the janitor of a testbed without a holder has done its work; do it, should it be dead too."""
     record = found.record
-    if not record.run or wait_until(lambda: not _left(record), END_SECONDS / 3):
+    if not record.run or wait_until(lambda: not _left(record), JANITOR_SECONDS):
         return
     if _runs(record):
         with contextlib.suppress(ProcessLookupError):

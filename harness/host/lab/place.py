@@ -18,7 +18,8 @@ from harness.locks import FileLock
 
 DEFAULT_NAME = "default"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
-_LOCK_SECONDS = 5.0
+_LOCK_SECONDS = 2.0
+"""Long enough for everybody who only asks whether the lock is held."""
 
 
 @dataclass(frozen=True)

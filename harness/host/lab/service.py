@@ -13,6 +13,7 @@ import os
 import shutil
 import socket
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,9 @@ class Service:
             return _failed(error)
         except OSError as error:
             return _failed(InfraError(f"{error.filename or 'the holder'}: {error.strerror}"))
+        except Exception as error:  # noqa: BLE001 - a defect in one request is no reason to give the testbed up
+            traceback.print_exc()
+            return _failed(InfraError(f"this is a defect of gmem itself ({error!r}); please report the holder's log"))
 
     def _status(self, request: Reply) -> Reply:
         return {"health": self._held.health()}

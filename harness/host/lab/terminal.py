@@ -91,10 +91,12 @@ class Pump:
         channel.setblocking(False)
         sys.stdout.flush()
         while True:
+            # Before the look at what has arrived: the last output and the end may come between two looks.
+            ended = channel.closed or (channel.eof_received and channel.exit_status_ready())
             moved = self._receive()
-            self._send()
-            if not moved and (channel.closed or (channel.eof_received and channel.exit_status_ready())):
+            if ended and not moved:
                 return self._status()
+            self._send()
             self._check()
             if not moved:
                 self._wait()
