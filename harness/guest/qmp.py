@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import socket
 import threading
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -61,6 +62,8 @@ class _Client(QMPClient):
         super().__init__(name)
         self._transcript = transcript
         self._began = time.monotonic()
+        # The package counts from 0: what a monitor still owes to an earlier session would be taken for ours.
+        self._execute_id = secrets.randbelow(1 << 30)
 
     def _keep(self, arrow: str, message: Message) -> None:
         if self._transcript is None:
@@ -82,7 +85,8 @@ class QmpSession:
     """One monitor of one QEMU.
 
     ``fresh`` says that QEMU has not greeted anybody on this monitor yet; a monitor that came out of a saved testbed
-    greeted before it was saved.  Raises :class:`QmpLost` when no session stands within ``timeout`` seconds.
+    greeted before it was saved.  Raises :class:`QmpLost` when no session stands within ``timeout`` seconds, or when
+    ``alive`` says that nobody is left who would answer.
     """
 
     def __init__(
@@ -93,8 +97,10 @@ class QmpSession:
         *,
         fresh: bool = True,
         timeout: float = 10.0,
+        alive: Callable[[], bool] = lambda: True,
     ) -> None:
         self.name = name
+        self._alive = alive
         self._client = _Client(name, transcript)
         self._client.await_greeting = fresh
         self._client.negotiate = fresh
@@ -113,7 +119,7 @@ class QmpSession:
                 await asyncio.wait_for(self._client.connect(endpoint), max(0.001, end - time.monotonic()))
                 return
             except QMPError:
-                if not isinstance(endpoint, str) or time.monotonic() >= end:
+                if not isinstance(endpoint, str) or time.monotonic() >= end or not self._alive():
                     raise
             await asyncio.sleep(0.003)
 
@@ -138,8 +144,8 @@ class QmpSession:
         """End the session; QEMU keeps running.  Never raises: the peer may be long gone."""
         try:
             _Loop.run(self._client.disconnect(), 2)
-        except (QMPError, OSError, EOFError, FutureTimeout, asyncio.CancelledError):
-            return
+        except (QMPError, OSError, EOFError, ValueError, FutureTimeout, asyncio.CancelledError):
+            return  # ValueError: the peer's last words were no text
 
 
 def _cause(error: BaseException) -> str:
