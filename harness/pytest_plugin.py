@@ -26,7 +26,7 @@ from harness.errors import GmemError, InfraError, UsageError
 from harness.report.store import OutDir
 from harness.run.result import CaseResult
 from harness.run.runner import CaseName, verdict_of_error
-from harness.run.session import RunOptions, Session
+from harness.run.session import RunOptions, Session, check_options
 from harness.run.verdict import Verdict
 from harness.run.walk import STEP_SECONDS
 from harness.scenario.scenario import Scenario
@@ -90,8 +90,6 @@ class GmemRun:
     def begin(self) -> Session:
         """The session, with its output directory."""
         if self.session is None:
-            out_option = self.option("out")
-            self.out = out = OutDir.create(Path(out_option) if out_option else None)
             options = RunOptions(
                 kernel=self.option("kernel"),
                 patches=tuple(Path(path) for path in self.option("patch") or ()),
@@ -103,6 +101,9 @@ class GmemRun:
                 deadline=self.option("deadline"),
                 keep=self.option("keep"),
             )
+            check_options(options)  # before there is an output directory with nothing to put in
+            out_option = self.option("out")
+            self.out = out = OutDir.create(Path(out_option) if out_option else None)
             self.session = Session(options, evidence=out.evidence, relative=out.relative, notice=self.note)
             if self.listener:
                 self.session.progress = self.listener.building
@@ -291,12 +292,11 @@ def pytest_runtest_makereport(
 
 def _record_outside(run: GmemRun, item: pytest.Item, error: BaseException | None, seconds: float) -> None:
     """A suite's own mistake, or trouble before the case could run."""
-    try:
-        session = run.begin()
-    except GmemError as problem:
-        run.ended_by = (verdict_of_error(problem), str(problem))
-        return
     known = error if isinstance(error, GmemError) else InfraError(f"{type(error).__name__} in the suite: {error}")
+    session = run.session
+    if session is None:
+        run.ended_by = run.ended_by or (verdict_of_error(known), str(known))
+        return
     result = CaseResult(
         suite=item.path.parent.name, case=item.name.removeprefix("test_"), claim="", verdict=verdict_of_error(known),
         sentence=str(known), seconds=seconds, steps=(), evidence="",

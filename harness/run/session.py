@@ -61,6 +61,15 @@ class RunOptions:
     """Save the testbed of a case that does not pass into its evidence."""
 
 
+def check_options(options: RunOptions) -> None:
+    """Raises ``UsageError`` for an unknown host, design or launch: now, not after a kernel was built."""
+    if options.host not in HOSTS:
+        raise UsageError(f"unknown host {options.host!r}: this version knows {', '.join(HOSTS)}")
+    if options.design != "auto":
+        design_named(options.design)
+    launch_record(options.guest)
+
+
 @dataclass(frozen=True)
 class Ready:
     """A shape of testbed whose saved state exists."""
@@ -92,11 +101,7 @@ class Session:
     """Shape to the case that has the reason why it does not come up."""
 
     def __post_init__(self) -> None:
-        if self.options.host not in HOSTS:
-            raise UsageError(f"unknown host {self.options.host!r}: this version knows {', '.join(HOSTS)}")
-        if self.options.design != "auto":
-            design_named(self.options.design)
-        self.launch  # noqa: B018 - an unknown launch is a usage error now, not after a kernel was built
+        check_options(self.options)
 
     @property
     def launch(self) -> LaunchRecord:
