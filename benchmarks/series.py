@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Iterator
@@ -61,11 +62,37 @@ def processor() -> str:
     return platform.machine()
 
 
+class Others:
+    """How much of the machine other programs took while something was measured; a busy machine spoils every figure."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._busy, self._own = _busy_seconds(), _own_seconds()
+
+    def share(self) -> float:
+        """CPU time of everything but this process and its ended children, as a part of what all CPUs had since."""
+        wall = time.perf_counter() - self._began
+        foreign = (_busy_seconds() - self._busy) - (_own_seconds() - self._own)
+        return max(0.0, foreign) / (wall * (os.cpu_count() or 1))
+
+
+def _busy_seconds() -> float:
+    """CPU time spent on this machine since it was booted, other than idle and waiting for disks."""
+    user, nice, system, _, _, irq, softirq, steal, *_ = map(
+        int, Path("/proc/stat").read_text().split("\n")[0].split()[1:]
+    )
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_seconds() -> float:
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
 def surroundings() -> dict[str, object]:
-    """The machine that measures; a load that others made is visible in it and spoils every figure."""
+    """The machine that measures."""
     return {
         "cpus": len(os.sched_getaffinity(0)),
-        "load average (1, 5, 15 minutes)": [round(load, 2) for load in os.getloadavg()],
         "processor": processor(),
         "python": platform.python_version(),
         "system": platform.release(),

@@ -16,7 +16,7 @@ import click
 import measure
 import selftest
 from sequence import Sequence
-from series import Series, number, surroundings
+from series import Others, Series, number, surroundings
 
 from harness.cache import ContentCache
 from harness.errors import GmemError
@@ -53,7 +53,7 @@ def _measure(scratch: Path, repeat: int, cold: int, kernel: str | None) -> dict[
     ready = session.ready(session.spec(guests=1, chunks=8))
     program = _program(session)
     selftest.settle_down()
-    before = surroundings()
+    others = Others()
     sections: Sections = {
         "cold start": measure.cold_start(session, ready, scratch, cold),
         "restore from the saved state": measure.restore(session, ready, scratch, repeat),
@@ -62,7 +62,7 @@ def _measure(scratch: Path, repeat: int, cold: int, kernel: str | None) -> dict[
     with session.lab.restored(ready.spec, ready.saved, scratch / "sample", Clock()) as testbed:
         sections["observation"] = measure.sample(testbed, repeat)
     rates = _rates(session, ready, scratch, repeat, program, sections)
-    return _report(session, ready, sections, rates, before)
+    return _report(session, ready, sections, rates, others.share())
 
 
 def _program(session: Session) -> Path:
@@ -105,14 +105,14 @@ def _rates(
 
 
 def _report(
-    session: Session, ready: Ready, sections: Sections, rates: dict[str, float], before: dict[str, object]
+    session: Session, ready: Ready, sections: Sections, rates: dict[str, float], others: float
 ) -> dict[str, object]:
     facts: dict[str, object] = {
         "kernel under test": f"{ready.state.release} {ready.state.version}",
         "guest": session.launch.kind_text,
         "QEMU": qemu_version().removeprefix("QEMU emulator version "),
-        **before,
-        "load average at the end": surroundings()["load average (1, 5, 15 minutes)"],
+        **surroundings(),
+        "share of the CPUs that other programs took meanwhile": f"{others:.0%}",
     }
     plain = {
         "rates": rates,
