@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from harness.kernel.apt import PrivateApt
 from harness.kernel.catalog import Catalog
 from harness.kernel.image import read_image
 from harness.kernel.store import KernelStore
+from harness.locks import FileLock, LockTimeout
 from tests.fake.kernel_archive import CHANGE, TWO, make_archive, make_configs, make_tree
 
 
@@ -105,6 +108,17 @@ def test_going_back_makes_the_same_image_again(bench: Bench) -> None:
     store.cache.remove("kernel", stock.key)
     assert file_sha256(bench.store().resolve("stock").image) == before
     assert "mm/two.o" not in bench.log(store, stock.key)
+
+
+def test_a_patch_that_two_kernels_share_is_compiled_once(bench: Bench) -> None:
+    header = bench.folder / "header.patch"
+    header.write_text("--- a/include/x.h\n+++ b/include/x.h\n@@ -1 +1 @@\n-#define ONE 1\n+#define ONE 10\n")
+    store = bench.store()
+    log = bench.log(store, store.resolve("stock", patches=[header]).key)
+    assert "mm/two.o" in log
+    log = bench.log(store, store.resolve("changed", patches=[header]).key)
+    assert "mm/one.o" in log
+    assert "mm/two.o" not in log
 
 
 def test_patches_of_the_caller_come_after_those_of_the_name(bench: Bench) -> None:
@@ -260,12 +274,12 @@ def test_an_image_is_used_as_it_is(bench: Bench) -> None:
     (copy.parent / "config-9.9.1").write_text("CONFIG_A=y\n")
     image = store.resolve(str(copy))
     assert (image.release, image.source, image.build_dir) == ("9.9.1", None, None)
-    assert image.image.read_bytes() == copy.read_bytes()
-    assert image.image != copy, "a rebuild during a run must not change the kernel under test"
+    copy.write_bytes(b"another kernel")
+    assert image.image.read_bytes() == kernel.image.read_bytes(), "a rebuild during a run must not change the kernel"
     assert image.config is not None
     assert image.config_hash == file_sha256(image.config)
     with pytest.raises(UsageError, match="patches are applied to named kernels only"):
-        store.resolve(str(copy), patches=[copy])
+        store.resolve(str(kernel.image), patches=[copy])
 
 
 def test_neither_name_nor_path(bench: Bench) -> None:
@@ -351,3 +365,25 @@ def test_missing_tools_are_named_with_their_packages(bench: Bench, monkeypatch: 
         InfraError, match=r"building a kernel needs flex, bc, not installed here: apt-get install bc flex"
     ):
         bench.store().resolve()
+
+
+def test_a_make_that_outlives_its_parent_keeps_the_lock(bench: Bench) -> None:
+    """Otherwise the next run would start a second make in the same folder."""
+    tree = make_tree(bench.folder / "linux")
+    makefile = tree / "Makefile"
+    makefile.write_text(makefile.read_text().replace('"  LD      vmlinux"\n', '"  LD      vmlinux"; sleep 2\n'))
+    script = "import sys; from harness.kernel.store import KernelStore; KernelStore().resolve(sys.argv[1])"
+    env = {**os.environ, "XDG_CACHE_HOME": str(bench.folder / "home")}
+    builder = subprocess.Popen([sys.executable, "-c", script, str(tree)], env=env)
+    root = bench.folder / "home" / "gmem-harness"
+    deadline = time.monotonic() + 30
+    while not any("LD  " in log.read_text() for log in root.glob("logs/*.log")):
+        assert time.monotonic() < deadline, "the build did not begin"
+        time.sleep(0.05)
+    builder.kill()
+    builder.wait(10)
+    path = next(root.glob("locks/work-tree-*.lock"))
+    with pytest.raises(LockTimeout), FileLock(path, what="next", timeout=0.2, waiting=lambda _: None):
+        pytest.fail("a second make could have started")
+    with FileLock(path, what="next", timeout=20, waiting=lambda _: None):
+        pass

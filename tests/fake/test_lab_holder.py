@@ -207,6 +207,7 @@ def test_whoever_brings_it_up_is_ended(bench: Bench, tmp_path: Path, number: sig
     starter.send_signal(number)
     starter.communicate(timeout=SECONDS)
     wait_for(lambda: not bench.left() and not Place(bench.root, "default").held(), "the end of everything")
+    assert look(Place(bench.root, "default")) is None
 
 
 def start(bench: Bench, tmp_path: Path, kernel: str) -> subprocess.Popen[str]:
