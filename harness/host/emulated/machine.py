@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import InfraError, NoBootError
-from harness.guest.console import clean, find_crash
+from harness.guest.console import clean, find_crash, read_console
 from harness.guest.qmp import QmpLost, QmpSession
 from harness.host.emulated.ports import Port
 
@@ -76,7 +76,7 @@ def command_line(
         "-no-reboot",  # the kernel runs with panic=-1: a panic ends QEMU
         *("-name", "gmem-emulated-host"),
         *("-pidfile", f"{run}/outer.pid"),
-        *("-qmp", f"unix:{run}/outer.qmp,server=on,wait=off"),
+        *("-qmp", f"unix:{_escape(run / 'outer.qmp')},server=on,wait=off"),
         *("-chardev", f"file,id=console,path={_escape(evidence / 'host-console.txt')},append=on"),
         *("-serial", "chardev:console"),
         *("-device", "virtio-serial-pci,max_ports=31"),
@@ -117,14 +117,17 @@ class Machine:
         self._errors = evidence / "outer-qemu-errors.txt"
         write_script(evidence / "outer-qemu.sh", arguments)
         # setpriv: QEMU dies with us even before it has written its pid file.
-        with self._errors.open("ab") as errors:
-            self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "--", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=errors,
-                stderr=errors,
-                start_new_session=True,
-            )
+        try:
+            with self._errors.open("ab") as errors:
+                self._process = subprocess.Popen(
+                    ["setpriv", "--pdeathsig", "KILL", "--", *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=errors,
+                    stderr=errors,
+                    start_new_session=True,
+                )
+        except FileNotFoundError as error:
+            raise InfraError("setpriv is not installed; install the Debian package util-linux") from error
         self._qmp_path = str(run / "outer.qmp")
         self._qmp: QmpSession | None = None
 
@@ -138,7 +141,9 @@ class Machine:
         """The outer monitor, connected on first use."""
         if self._qmp is None:
             try:
-                self._qmp = QmpSession("outer QEMU", self._qmp_path, self.evidence / "outer-qmp.txt")
+                self._qmp = QmpSession(
+                    "outer QEMU", self._qmp_path, self.evidence / "outer-qmp.txt", alive=lambda: self.running
+                )
             except QmpLost as error:
                 raise InfraError(f"{error}; {self.last_words()}") from error
         return self._qmp
@@ -150,7 +155,7 @@ class Machine:
 
     def last_words(self) -> str:
         """What QEMU wrote to stderr last, and how it ended, for an error's sentence."""
-        text = self._errors.read_text(errors="replace").strip().splitlines()
+        text = clean(read_console(self._errors)).strip().splitlines()
         said = text[-1][:300] if text else "it printed nothing"
         status = self._process.poll()
         if status is None:
@@ -206,20 +211,23 @@ class Machine:
     def wait_for_console(self, text: str, timeout: float) -> str:
         """Wait until the host's console shows ``text`` and return that line.
 
-        Raises ``NoBootError`` when the machine ends first or the deadline passes.
+        Raises ``NoBootError`` when the kernel ends the machine first or the deadline passes, and ``InfraError`` when
+        QEMU fails: a kernel that panics ends it with status 0.
         """
         console = self.evidence / "host-console.txt"
         end = time.monotonic() + timeout
         while True:
-            seen = console.read_text(errors="replace") if console.exists() else ""
-            for line in seen.splitlines()[:-1] if not seen.endswith("\n") else seen.splitlines():
+            running = self.running  # asked before the console is read: what comes last must be in what is read
+            seen = read_console(console)
+            for line in seen[: seen.rfind("\n") + 1].splitlines():
                 if text in line:
                     return line
-            told = _told(seen)
-            if not self.running:
-                raise NoBootError(f"the kernel under test did not come up; {told}; {self.last_words()}")
+            if not running and self._process.returncode:
+                raise InfraError(f"{self.last_words()}, before the kernel under test came up; {_told(seen)}")
+            if not running:
+                raise NoBootError(f"the kernel under test did not come up; {_told(seen)}; {self.last_words()}")
             if time.monotonic() > end:
-                raise NoBootError(f"the kernel under test did not come up within {timeout:g} s; {told}")
+                raise NoBootError(f"the kernel under test did not come up within {timeout:g} s; {_told(seen)}")
             time.sleep(0.02)
 
     def close(self) -> None:
