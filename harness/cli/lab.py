@@ -14,13 +14,13 @@ from click.core import ParameterSource
 from harness.cache import ContentCache, cache_root
 from harness.cli.lab_plan import evidence_named, make_room, note, plan_from_state, plan_to_make
 from harness.cli.lab_show import described, print_json, print_status, say_up
-from harness.errors import UsageError
+from harness.errors import InfraError, UsageError
 from harness.guest.launch import launch_record
 from harness.host.emulated.prepare import Clock
 from harness.host.emulated.reach import HOST
 from harness.host.emulated.state import TestbedSpec
 from harness.host.lab import client, ending, terminal
-from harness.host.lab.find import DeadTestbed, Found, NoTestbed, everything, find, find_alive, look, option
+from harness.host.lab.find import Found, NoTestbed, everything, find, find_alive, look, option
 from harness.host.lab.launch import launch
 from harness.host.lab.place import DEFAULT_NAME, Place
 
@@ -211,17 +211,24 @@ def down_command(name: str | None) -> int:
 @_name
 @_json
 def status_command(name: str | None, as_json: bool) -> int:
-    """Say what is up.  The exit code is 0 only if a testbed is up and every one of which there is a record is well."""
+    """Say what is up, and whether it is well; exit code 0 means that something is up and nothing is wrong."""
     root = cache_root()
     known = [find(root, name)] if name is not None else everything(root)
+    told = [described(found, health=True) for found in known]
     if as_json:
-        print_json({"testbeds": [described(found, health=True) for found in known]})
+        print_json({"testbeds": told})
     if not known:
         raise NoTestbed("no testbed is up; gmem lab up brings one up")
-    dead = [found for found in known if not found.alive]
-    for found in known if not as_json else []:
-        if found not in dead:
-            print_status(found)
-    if dead:
-        raise DeadTestbed("; ".join(found.death() for found in dead))
+    wrong: list[str] = []
+    for found, words in zip(known, told, strict=True):
+        if not words["up"]:
+            wrong.append(words["death"])
+            continue
+        if not as_json:
+            print_status(found, words)
+        if words["health"]["host"] != "running":
+            down = f"gmem lab down{option(found.name)}"
+            wrong.append(f"testbed {found.name} is not well: {words['health']['host']}; {down} ends it")
+    if wrong:
+        raise InfraError("; ".join(wrong))
     return 0

@@ -16,7 +16,7 @@ from harness.host.emulated.testbed import DESCRIPTION, MACHINE, STATE_FILE
 from harness.host.lab import ending
 from harness.host.lab.find import look
 from harness.host.lab.place import Place
-from harness.host.lab.record import Plan
+from harness.host.lab.record import Plan, error_of
 from harness.report.text import one_line
 from harness.run.lab import make_lab
 
@@ -41,7 +41,7 @@ def evidence_named(place: Place) -> Iterator[None]:
     except GmemError as error:
         if not place.evidence.exists():
             raise
-        raise type(error)(f"{error}; the evidence is in {place.evidence}") from error
+        raise error_of(error.exit_code, f"{error}; the evidence is in {place.evidence}") from error
 
 
 def plan_to_make(

@@ -45,8 +45,8 @@ def say_up(found: Found, parts: dict[str, list[Phase]], total: float, *, timings
     )
 
 
-def print_status(found: Found) -> None:
-    told = described(found, health=True)
+def print_status(found: Found, told: dict[str, Any]) -> None:
+    """``told`` is what :func:`described` says of a testbed that is up."""
     rows: dict[str, Any] = {
         "kernel": f"{told['release']}: {told['kernel']}",
         "origin": told["origin"],

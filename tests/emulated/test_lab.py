@@ -228,6 +228,16 @@ def test_the_outer_qemu_is_killed_under_a_command(up: LabCli) -> None:
     assert up.status()["health"] == {"g0": "running", "host": "running"}
 
 
+def test_the_outer_qemu_hangs(up: LabCli) -> None:
+    qemu = up.status()["qemu"]
+    os.kill(qemu, signal.SIGSTOP)
+    ended = up("status")
+    assert (ended.returncode, ended.stderr.count(b"\n")) == (3, 1)
+    assert b"is not well: does not answer (outer QEMU: query-status was not answered within 3 s" in ended.stderr
+    os.kill(qemu, signal.SIGCONT)
+    assert up.status()["health"] == {"g0": "running", "host": "running"}
+
+
 def test_a_guest_is_killed(up: LabCli) -> None:
     up.good("shell", "--", "killall -9 qemu-system-x86_64")
     assert "guest g0 is gone: its QEMU killed by signal 9" in up.bad(3, "guest", "--", "uname")

@@ -15,8 +15,8 @@ from harness.host.emulated.state import TestbedState
 from harness.host.lab.find import DeadTestbed, Found, NoTestbed, look, option
 from harness.host.lab.record import error_of
 
-QUICK_SECONDS = 20.0
-"""Deadline for a reply; a status request itself waits for a few seconds at most."""
+QUICK_SECONDS = 30.0
+"""Deadline for a reply; the holder itself waits for a save to end, for a monitor and for a control program."""
 
 
 def ask(found: Found, verb: str, *, timeout: float = QUICK_SECONDS, **words: Any) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from harness.host.lab.record import Plan
 
 MONITOR_SECONDS = 3.0
 """Deadline for a monitor's answer to a status request; it answers in milliseconds."""
-BUSY_SECONDS = 2.0
-"""How long a status request waits for a save that is going on; a save takes half a second."""
+BUSY_SECONDS = 10.0
+"""How long a request waits for one that is going on; a save takes half a second."""
 
 
 class Held(Protocol):
@@ -46,7 +46,8 @@ class Held(Protocol):
         """Raises ``GmemError`` when the machine does not answer at all; waits a few seconds at most."""
 
     def health(self) -> dict[str, str]:
-        """State of the machine and of every guest, one word or a few; waits a few seconds at most."""
+        """State of ``host`` (``running`` when all is well) and of every guest, in a few words; ``crash`` if there is
+        one on a console.  Waits some seconds at most."""
 
     def save(self, folder: Path) -> None:
         """Write the state; the testbed goes on."""
@@ -106,16 +107,15 @@ class EmulatedHeld:
         self._testbed.machine.qmp.execute("query-status", timeout=MONITOR_SECONDS)
 
     def health(self) -> dict[str, str]:
-        try:
-            words = {"host": str(self._testbed.machine.qmp.execute("query-status", timeout=MONITOR_SECONDS)["status"])}
-        except GmemError as error:
-            return {"host": f"QEMU does not answer ({error})"}
+        words = {}
         try:
             with self._locked(BUSY_SECONDS):
+                answer = self._testbed.machine.qmp.execute("query-status", timeout=MONITOR_SECONDS)
+                words["host"] = str(answer["status"])
                 for guest in self._testbed.state.guests:
                     words[guest.name] = self._testbed.channels.control.status(guest.pid)
         except GmemError as error:
-            words["host"] += f", but its gmem-control does not answer ({error})"
+            words["host"] = f"does not answer ({error})"
         crash = self._crash()
         return words | ({"crash": crash} if crash else {})
 
@@ -127,10 +127,9 @@ class EmulatedHeld:
             except GmemError:
                 with contextlib.suppress(GmemError):  # the reason is what the save said
                     machine.qmp.execute("migrate_cancel", timeout=MONITOR_SECONDS)
-                raise
-            finally:
-                if machine.running:
                     machine.resume()
+                raise
+            machine.resume()
 
     def ssh_port(self, machine: str) -> int:
         with self._locked(BUSY_SECONDS):

@@ -103,7 +103,8 @@ class Holder:
                 self._note(life=Life.ENDED, reason=f"it did not come up: {error}")
                 raise
             except Told as told:
-                reason = f"its holder was ended by {told}"
+                came_up = self._record.life is Life.UP  # else whoever wanted it wants it no more
+                reason = f"its holder was ended by {told}" if came_up else ""
             except BaseException:
                 self._note(life=Life.ENDED, reason=f"its holder failed, see {self.place.log}")
                 raise
