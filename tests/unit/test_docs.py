@@ -170,7 +170,8 @@ def test_designs() -> None:
 
 
 FOREIGN = re.compile(
-    r"/root/\.(?!ssh)|/home/\w|/work/|/tmp/[a-z]/|\bpypi\.|\bdebian\.org|\bproxy\b.*://|://(?!127\.)[\w.-]+:\d+|index-url|\bmirror\.(?!example)",
+    r"/root/\.(?!ssh)|/home/\w|/work/|/tmp/[a-z]/"
+    r"|\bpypi\.|\bdebian\.org|\bproxy\b.*://|://(?!127\.)[\w.-]+:\d+|index-url|\bmirror\.(?!example)",
     re.I,
 )
 """Paths of one machine, package registries and their mirrors: they belong to the machine's own configuration.
