@@ -44,6 +44,7 @@ class SocketBridge:
     def __init__(self, folder: Path, name: str) -> None:
         self._reader, self._writer = open_fifos(folder, name)
         self.socket, self._ours = socket.socketpair()
+        self._ours.setblocking(False)  # a side that does not read must not keep close() waiting
         self._stop_read, self._stop_write = os.pipe()
         self._thread = threading.Thread(target=self._pump, name=f"bridge-{name}", daemon=True)
         self._thread.start()
@@ -66,16 +67,23 @@ class SocketBridge:
                     with contextlib.suppress(OSError):
                         self._ours.shutdown(socket.SHUT_RDWR)
                     return
-                self._forward(self._writer if fd == self._ours.fileno() else self._ours.fileno(), data)
+                if not self._forward(self._writer if fd == self._ours.fileno() else self._ours.fileno(), data):
+                    return
 
-    def _forward(self, fd: int, data: bytes) -> None:
+    def _forward(self, fd: int, data: bytes) -> bool:
+        """Write all of it; False when that was stopped by :meth:`close`."""
         while data:
             try:
                 data = data[os.write(fd, data) :]
             except BlockingIOError:
-                select.select([self._stop_read], [fd], [], 1.0)
+                wait = select.poll()
+                wait.register(self._stop_read, select.POLLIN)
+                wait.register(fd, select.POLLOUT)
+                if any(ready == self._stop_read for ready, _ in wait.poll()):
+                    return False
             except OSError:
-                return
+                return True  # that side is gone; the pump finds out by itself
+        return True
 
     def close(self) -> None:
         """Stop and give every descriptor back."""

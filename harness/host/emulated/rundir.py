@@ -8,6 +8,7 @@ the directory.  An orderly end takes the same path, so the path is exercised by 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -21,7 +22,9 @@ _JANITOR = """
 cat >/dev/null
 for file in "$1"/*.pid; do
     [ -r "$file" ] || continue
-    read -r pid < "$file" || continue
+    pid=
+    read -r pid < "$file"
+    [ -n "$pid" ] || continue
     if tr '\\0' ' ' < "/proc/$pid/cmdline" 2>/dev/null | grep -qF -- "$1"; then
         kill -9 "$pid" 2>/dev/null
     fi
@@ -29,13 +32,22 @@ done
 rm -rf -- "$1"
 """
 _JANITOR_SECONDS = 20
+_SOCKET_NAME = 107
+"""Bytes of the longest path that a Unix socket can have (unix(7): sun_path, without its NUL)."""
 
 
 class RunDir:
     """A 0700 directory for sockets, FIFOs and pid files; gone, with its processes, when this process is."""
 
     def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="gmem-"))
+        try:
+            self.path = Path(tempfile.mkdtemp(prefix="gmem-"))
+        except OSError as error:
+            raise InfraError(f"no directory for the testbed's sockets can be made ({error}); set TMPDIR") from error
+        longest = self.path / "outer.qmp"
+        if len(os.fsencode(longest)) > _SOCKET_NAME:
+            self.path.rmdir()
+            raise InfraError(f"{longest} is too long for the name of a socket; set TMPDIR to a shorter path")
         try:
             self._janitor = subprocess.Popen(
                 ["sh", "-c", _JANITOR, "gmem-janitor", str(self.path)],
