@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -144,7 +145,7 @@ def test_python_example_is_a_suite(tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", text_of(HOWTO), re.S)
     (tmp_path / "test_example.py").write_text(example)
     done = subprocess.run(
-        ["gmem", "run", "--dry-run", str(tmp_path)],
+        [sys.executable, "-m", "harness.cli.main", "run", "--dry-run", str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=60,

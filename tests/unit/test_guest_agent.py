@@ -46,7 +46,7 @@ class TestRequests:
         guest, peer = agent("calls=0x2c00000:512,0x3000000:7")
         calls = guest.convert(0, 5, 519, private=True, timeout=1)
         assert calls == [Conversion(0x2C00000, 512, True), Conversion(0x3000000, 7, True)]
-        assert peer.asked == ["gmem convert region=0 start=5 count=519 to=private"]
+        assert peer.asked == ["gmem convert region=0 start=5 count=519 to=private by=512"]
 
     def test_touch(self) -> None:
         guest, peer = agent("touched=9 sum=0")

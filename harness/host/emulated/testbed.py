@@ -32,7 +32,7 @@ from harness.host.frames import FrameChannel
 from harness.host.probe import ProbeClient
 
 STATE_FILE, DESCRIPTION, MACHINE = "state.bin", "testbed.json", "machine.json"
-KEEP_SAVED, UNUSED_SECONDS = 8, 3600.0
+KEEP_SAVED, UNUSED_SECONDS = 16, 3600.0
 """Saved testbeds that stay (0.3 GB each), and how long others stay: longer than a case takes to be restored from one."""
 BOOT = "boot-"
 """Prefix of the consoles up to the save, kept beside the state and in the evidence of whoever restores it."""
