@@ -43,6 +43,8 @@ is its noise."""
 KEPT = "testbed"
 """Folder in the evidence with the saved state of a testbed that was kept."""
 _BEFORE, _AFTER = 0, 1
+_GO_ON = (Verdict.PASS, Verdict.SKIP)
+"""Verdicts of findings after which the next step is walked; SKIP is a counter that this kernel does not report."""
 _TRACE_SECONDS = 5.0
 
 
@@ -120,7 +122,7 @@ class ScenarioRun:
             result = self.one_step(prediction)
             self.steps.append(result)
             self.testbed.check_consoles()
-            if result.messages or any(finding.verdict is not Verdict.PASS for finding in result.findings):
+            if result.messages or any(finding.verdict not in _GO_ON for finding in result.findings):
                 return
 
     def one_step(self, prediction: StepPrediction) -> StepResult:
@@ -253,8 +255,7 @@ def run_scenario(
                 error = _explain(run, error)
                 verdict, why = verdict_of_error(error), str(error)
             if keep and verdict is not Verdict.PASS and testbed.machine.running:
-                (evidence / KEPT).mkdir()
-                testbed.save(evidence / KEPT)
+                why += _keep(testbed, evidence / KEPT)
     except GmemError as error:
         verdict, why = verdict_of_error(error), str(error)
     return CaseResult(
@@ -268,6 +269,16 @@ def run_scenario(
         evidence=relative,
         repeat=name.repeat,
     )
+
+
+def _keep(testbed: Testbed, folder: Path) -> str:
+    """Save a testbed that did not pass; that it cannot be saved is added to the sentence and hides no verdict."""
+    try:
+        folder.mkdir()
+        testbed.save(folder)
+    except (GmemError, OSError) as error:
+        return f" (the testbed could not be kept: {error})"
+    return ""
 
 
 def _walk(run: ScenarioRun) -> tuple[Verdict, str]:
@@ -323,8 +334,9 @@ def outcome(steps: list[StepResult]) -> tuple[Verdict, str]:
             if finding.verdict not in (Verdict.PASS, Verdict.SKIP)
         ]
     if not found:
-        judged = sum(len(step.findings) for step in steps)
-        return Verdict.PASS, f"{judged} predictions over {len(steps)} steps hold"
+        judged = [finding.verdict for step in steps for finding in step.findings]
+        unknown = f", {judged.count(Verdict.SKIP)} could not be observed" if Verdict.SKIP in judged else ""
+        return Verdict.PASS, f"{judged.count(Verdict.PASS)} predictions over {len(steps)} steps hold{unknown}"
     verdict = worst(kind for kind, _ in found)
     sentences = [text for kind, text in found if kind is verdict]
     more = f" (and {len(sentences) - 1} more findings)" if len(sentences) > 1 else ""
@@ -352,7 +364,8 @@ def _explain(run: ScenarioRun, error: GmemError) -> GmemError:
         except CrashError as crash:
             return crash
         if not run.testbed.machine.running:
-            return type(error)(f"{error}; {run.testbed.machine.last_words()}")
+            kind = next((kind for kind, _ in _CLASSES if isinstance(error, kind)), InfraError)
+            return kind(f"{error}; {run.testbed.machine.last_words()}")  # a subclass may want more than a text
         if time.monotonic() > end:
             return error
         time.sleep(0.02)

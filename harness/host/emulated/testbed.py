@@ -33,7 +33,7 @@ from harness.host.probe import ProbeClient
 
 STATE_FILE, DESCRIPTION, MACHINE = "state.bin", "testbed.json", "machine.json"
 KEEP_SAVED, UNUSED_SECONDS = 16, 3600.0
-"""Saved testbeds that stay (0.3 GB each), and how long others stay: longer than a case takes to be restored from one."""
+"""Saved testbeds that stay (0.3 GB each), and how long others stay: longer than a case takes to be restored."""
 BOOT = "boot-"
 """Prefix of the consoles up to the save, kept beside the state and in the evidence of whoever restores it."""
 _ANSWER_SECONDS = 10.0
@@ -165,9 +165,13 @@ class Testbed:
         self.machine.resume()
         clock.begin("first answers")
         nonce = secrets.randbelow(1 << 31)
-        self.channels.probe.hello()
-        for agent in self.channels.agents.values():
-            agent.hello(nonce, timeout=_ANSWER_SECONDS)
+        try:
+            self.channels.probe.hello()
+            for agent in self.channels.agents.values():
+                agent.hello(nonce, timeout=_ANSWER_SECONDS)
+        except InfraError:
+            self.check_consoles()  # a crash explains whatever else failed
+            raise
         clock.begin("")
 
     # -- SSH
