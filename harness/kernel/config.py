@@ -19,6 +19,10 @@ _UNSET = re.compile(r"# (CONFIG_[A-Za-z0-9_]+) is not set")
 _OPTIONAL = re.compile(r"# *optional:")
 
 
+# Lines that did not take effect and are named one by one; with the wrong fragment it is a hundred.
+SHOWN = 4
+
+
 @dataclass(frozen=True)
 class Wish:
     """What a fragment asks of one symbol."""
@@ -88,6 +92,8 @@ def check_config(wishes: Mapping[str, Wish], config: Mapping[str, str], source: 
         else:
             reason = "this kernel has no such option"
         parts.append(f"{symbol}={wish.value} ({wish.where}; {reason})")
+    if len(parts) > SHOWN:
+        parts[SHOWN:] = [f"and {len(parts) - SHOWN} more"]
     raise InfraError(
         f"the configuration of kernel {kernel} is not the one asked for: {'; '.join(parts)}; "
         f"correct the fragment, or put the line under '# optional:'"

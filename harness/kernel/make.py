@@ -101,7 +101,7 @@ class Make:
             *targets,
         ]
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("a") as log:
+        with self.log.open("a", buffering=1) as log:
             log.write(f"$ {' '.join(argv)}\n")
             done = run(
                 argv,

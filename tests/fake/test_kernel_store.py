@@ -372,9 +372,13 @@ def test_a_make_that_outlives_its_parent_keeps_the_lock(bench: Bench) -> None:
     tree = make_tree(bench.folder / "linux")
     makefile = tree / "Makefile"
     makefile.write_text(makefile.read_text().replace('"  LD      vmlinux"\n', '"  LD      vmlinux"; sleep 2\n'))
-    script = "import sys; from harness.kernel.store import KernelStore; KernelStore().resolve(sys.argv[1])"
+    script = (
+        "import pathlib, sys; from harness.kernel.catalog import Catalog\n"
+        "from harness.kernel.store import KernelStore\n"
+        "KernelStore(catalog=Catalog.load(pathlib.Path(sys.argv[2]))).resolve(sys.argv[1])"
+    )
     env = {**os.environ, "XDG_CACHE_HOME": str(bench.folder / "home")}
-    builder = subprocess.Popen([sys.executable, "-c", script, str(tree)], env=env)
+    builder = subprocess.Popen([sys.executable, "-c", script, str(tree), str(bench.catalog)], env=env)
     root = bench.folder / "home" / "gmem-harness"
     deadline = time.monotonic() + 30
     while not any("LD  " in log.read_text() for log in root.glob("logs/*.log")):

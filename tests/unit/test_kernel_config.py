@@ -84,6 +84,12 @@ def test_the_error_tells_an_unknown_symbol_from_an_unmet_dependency(tmp_path: Pa
     assert "CONFIG_NEW" not in sentence
 
 
+def test_a_wrong_fragment_is_not_listed_line_by_line(tmp_path: Path) -> None:
+    wishes = {f"CONFIG_{letter}": Wish("y", False, "f:1") for letter in "ABCDEFGH"}
+    with pytest.raises(InfraError, match=r"CONFIG_D=y \([^)]*\); and 4 more; correct the fragment"):
+        check_config(wishes, {}, tmp_path, "x")
+
+
 @pytest.mark.parametrize(
     "symbol",
     ["KVM_SW_PROTECTED_VM", "KVM_AMD", "NUMA", "PAGE_OWNER", "TRANSPARENT_HUGEPAGE", "HUGETLBFS", "CACHESTAT_SYSCALL"],
