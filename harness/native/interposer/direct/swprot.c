@@ -200,8 +200,10 @@ static int run_vcpu(int fd, void *arg)
 		} else if (ret < 0 && errno == EFAULT && run->exit_reason == SW_EXIT_MEMORY_FAULT) {
 			const struct sw_memory_fault *fault = (const void *)run->padding;
 
-			if (convert(fault->gpa, fault->size, !!(fault->flags & SW_FAULT_PRIVATE)))
+			if (convert(fault->gpa, fault->size, !!(fault->flags & SW_FAULT_PRIVATE))) {
+				errno = EFAULT;
 				return ret;
+			}
 		} else {
 			return ret;
 		}
