@@ -19,6 +19,8 @@ def host_facts(facts: Mapping[str, str], spec: TestbedSpec) -> HostFacts:
     try:
         objects, pages = (int(word) for word in facts["slab.radix_tree_node"].split(","))
         ncpu = int(facts["ncpu"])
+        if min(objects, pages, ncpu) < 1:
+            raise ValueError("a number below 1")
     except (KeyError, ValueError) as error:
         raise InfraError(f"the emulated host told no usable facts about its kernel ({error}): {dict(facts)}") from error
     return HostFacts(

@@ -2,7 +2,8 @@
 """One run: the kernel under test, its testbeds, and the cases that were run on them.
 
 A shape of testbed (how many guests, how large) that cannot be brought up is tried once: its first case carries the
-reason, further cases that need it are skipped with that reason's name.
+reason, further cases that need it are skipped with that reason's name.  What no shape could change (a kernel that
+cannot be made, does not come up, or is of a design that nobody modelled) is tried once for all shapes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from harness import __version__
-from harness.errors import GmemError, InfraError, UsageError
+from harness.errors import GmemError, InfraError, NoBootError, UsageError
 from harness.guest.launch import LaunchRecord, launch_record
 from harness.host.emulated.machine import qemu_program
 from harness.host.emulated.prepare import Clock, Phase
@@ -35,6 +36,8 @@ from harness.run.walk import STEP_SECONDS
 from harness.scenario.scenario import Scenario
 
 HOSTS = ("emulated",)
+_ANY = ""
+"""In place of a shape: all of them."""
 MEASURE_AT_MOST = 3
 """Times that a case is measured when foreign activity disturbs it.  Seen once in 28 cases on a busy machine, so three
 disturbed windows in a row mean a host that is not at rest: then the case is inconclusive."""
@@ -97,8 +100,9 @@ class Session:
     _lab: Lab | None = None
     _ready: dict[str, Ready] = field(default_factory=dict)
     _broken: dict[str, GmemError] = field(default_factory=dict)
+    """Shape to the reason why it does not come up; ``_ANY`` stands for every shape."""
     _broke_in: dict[str, str] = field(default_factory=dict)
-    """Shape to the case that has the reason why it does not come up."""
+    """Shape to the case that has the reason."""
 
     def __post_init__(self) -> None:
         check_options(self.options)
@@ -132,35 +136,43 @@ class Session:
     def ready(self, spec: TestbedSpec) -> Ready:
         """The saved testbed of that shape, made if need be; raises the ``GmemError`` that kept it from coming up."""
         key = spec.text()
-        if key in self._broken:
-            raise self._broken[key]
+        known = self._known_broken(spec)
+        if known is not None:
+            raise self._broken[known]
         if key not in self._ready:
             clock = Clock()
+            whose = _ANY
             try:
                 lab = self.lab
+                whose = key
                 folder = self.evidence(f"boot-{len(spec.guests)}-guests")
                 saved = lab.saved(spec, folder, clock)
                 state = TestbedState.load(saved / DESCRIPTION)
                 self.design, self.design_evidence = choose_design(self.options.design, state.kernel_facts)
             except GmemError as error:
-                self._broken[key] = error
+                self._broken[_ANY if isinstance(error, (NoBootError, UsageError)) else whose] = error
                 raise
             self.phases += clock.phases
             self._ready[key] = Ready(spec, saved, state)
         return self._ready[key]
 
+    def _known_broken(self, spec: TestbedSpec) -> str | None:
+        """The key under which a shape is known not to come up."""
+        return next((key for key in (_ANY, spec.text()) if key in self._broken), None)
+
     def run(self, scenario: Scenario, name: CaseName) -> CaseResult:
         """Run one case; its result is also kept in ``cases``."""
         scenario.check()
         spec = self.spec(guests=scenario.guests, chunks=scenario.chunks)
-        known_broken = spec.text() in self._broken
         began = time.monotonic()
         try:
             ready = self.ready(spec)
         except GmemError as error:
-            verdict = Verdict.SKIP if known_broken else verdict_of_error(error)
-            place = self._broke_in.setdefault(spec.text(), f"{name.suite}/{name.case}")
-            why = f"no testbed of this shape: see {place}" if known_broken else str(error)
+            broken = self._known_broken(spec) or _ANY
+            told = self._broke_in.get(broken)
+            self._broke_in.setdefault(broken, f"{name.suite}/{name.case}")
+            verdict = verdict_of_error(error) if told is None else Verdict.SKIP
+            why = str(error) if told is None else f"no testbed{' of this shape' if broken else ''}: see {told}"
             result = CaseResult(
                 suite=name.suite, case=name.case, claim=name.claim, verdict=verdict, sentence=why,
                 seconds=time.monotonic() - began, steps=(), evidence="", repeat=name.repeat,
