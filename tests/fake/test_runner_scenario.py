@@ -1,0 +1,544 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A scenario on a testbed made of paper: what is walked, what is judged, and who is blamed when something breaks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from harness.counters.sample import Sample
+from harness.errors import CrashError, GmemError, InfraError, NoBootError, UsageError
+from harness.guest.launch import SNP_STAND_IN, SW_PROTECTED_DIRECT, LaunchRecord
+from harness.host.emulated import state as shapes  # by its module: its classes begin with Test
+from harness.host.emulated import testbed as testbeds
+from harness.host.emulated.prepare import Clock
+from harness.host.frames import ChannelClosed, ChannelTimeout, RemoteError
+from harness.host.probe import ProbeError
+from harness.model.designs import design_named
+from harness.model.facts import HostFacts
+from harness.model.prediction import ExpectedConversion, Prediction, Reason, StepPrediction
+from harness.run import runner
+from harness.run.result import CaseResult, Finding, StepResult
+from harness.run.runner import CaseName, outcome, rejected_window, run_scenario, verdict_of_error
+from harness.run.verdict import Verdict
+from harness.scenario.scenario import Scenario
+from harness.scenario.steps import Convert, PageRange, PunchHole, Side, Step
+
+WHY = (Reason("rule", "because"),)
+CHUNKS = (0x2C00000, 0x3400000)
+PANIC = "[    9.1] Kernel panic - not syncing: Fatal exception\n"
+
+
+@dataclass
+class FakeProbe:
+    """The counters of a host: ``moves`` says what each action moves, ``world`` is what they are."""
+
+    world: dict[str, int] = field(default_factory=lambda: {"nr_file_pages": 100, "F": 1000, "pgfree": 5})
+    moves: list[Mapping[str, int]] = field(default_factory=list)
+    idle: Iterator[Mapping[str, int]] = field(default_factory=lambda: iter(()))
+    error: GmemError | None = None
+    slots: dict[int, dict[str, int]] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+
+    def settle(self, *, rcu: bool = True) -> None:
+        self.log.append("settle+rcu" if rcu else "settle")
+
+    def sample(self, slot: int) -> None:
+        self.log.append("sample")
+        self.slots[slot] = dict(self.world)
+        self.move(next(self.idle, {}))
+
+    def fetch(self, slot: int, guests: Mapping[int, str]) -> Sample:
+        assert guests == {77: "g0"}
+        self.log.append("fetch")
+        return Sample(self.slots[slot], {"vmstat": "raw"}, 1)
+
+    def fallocate(self, pid: int, mode: str, offset: int, length: int, *, timeout: float) -> None:
+        self.log.append(f"{mode} {offset:#x}+{length:#x}")
+        if self.error:
+            raise self.error
+        if self.moves:
+            self.move(self.moves.pop(0))
+
+    def move(self, by: Mapping[str, int]) -> None:
+        for name, amount in by.items():
+            self.world[name] = self.world.get(name, 0) + amount
+
+
+@dataclass
+class FakeMachine:
+    running: bool = True
+
+    def last_words(self) -> str:
+        return "QEMU was killed by SIGKILL: it printed nothing"
+
+
+class FakeMonitor:
+    def execute(self, command: str, arguments: object = None) -> object:
+        return [{"name": "kvm_convert_memory", "state": "enabled"}]
+
+
+@dataclass
+class FakeChannels:
+    probe: FakeProbe
+    agents: dict[str, object] = field(default_factory=dict)
+
+    @contextmanager
+    def monitor(self, guest: str) -> Iterator[FakeMonitor]:
+        yield FakeMonitor()
+
+
+@dataclass
+class FakeTestbed:
+    """A testbed with one guest; ``check_consoles`` is the real one."""
+
+    evidence: Path
+    channels: FakeChannels
+    launch: LaunchRecord = SW_PROTECTED_DIRECT
+    leftover: int = 0
+    machine: FakeMachine = field(default_factory=FakeMachine)
+    saves: list[Path] = field(default_factory=list)
+    save_error: Exception | None = None
+    check_consoles = testbeds.Testbed.check_consoles
+
+    @property
+    def spec(self) -> shapes.TestbedSpec:
+        return shapes.TestbedSpec.of(launch=self.launch)
+
+    @property
+    def state(self) -> shapes.TestbedState:
+        guest = shapes.GuestState(name="g0", pid=77, chunks=CHUNKS, leftover=self.leftover)
+        return shapes.TestbedState(
+            release="", version="", guests=(guest,), user_key="", user_public="", host_keys={}, host_public={},
+            kernel_facts={},
+        )  # fmt: skip
+
+    def guest(self, name: str) -> shapes.GuestState:
+        assert name == "g0"
+        return self.state.guests[0]
+
+    def console(self, who: str) -> Path:
+        return self.evidence / f"{who}-console.txt"
+
+    def trace_log(self, guest: str) -> Path:
+        return self.evidence / f"{guest}-qemu.log"
+
+    def save(self, folder: Path) -> None:
+        self.saves.append(folder)
+        if self.save_error:
+            raise self.save_error
+
+    def __enter__(self) -> FakeTestbed:
+        return self
+
+    def __exit__(self, *what: object) -> None:
+        pass
+
+
+@dataclass
+class FakeLab:
+    testbed: FakeTestbed
+    error: GmemError | None = None
+
+    def restored(self, spec: object, saved: Path, evidence: Path, clock: object) -> FakeTestbed:
+        if self.error:
+            raise self.error
+        return self.testbed
+
+
+@dataclass
+class Bench:
+    """Everything that a case needs; ``bounds`` are the predictions of the steps, in order."""
+
+    folder: Path
+    monkeypatch: pytest.MonkeyPatch
+    testbed: FakeTestbed
+    probe: FakeProbe
+    lab: FakeLab
+
+    def run(
+        self,
+        *bounds: Mapping[str, tuple[int, int]],
+        steps: Sequence[Step] = (),
+        conversions: Sequence[tuple[ExpectedConversion, ...]] = (),
+        keep: bool = False,
+    ) -> CaseResult:
+        walked = steps or [PunchHole(PageRange("g0.r0", number, 1)) for number in range(len(bounds))]
+
+        def predict(*words: object) -> list[StepPrediction]:
+            return [
+                StepPrediction(
+                    index,
+                    step,
+                    {name: Prediction(low, high, WHY) for name, (low, high) in bound.items()},
+                    conversions=conversions[index] if conversions else (),
+                )
+                for index, (step, bound) in enumerate(zip(walked, bounds, strict=True))
+            ]
+
+        self.monkeypatch.setattr(runner, "predict", predict)
+        return run_scenario(
+            cast(Any, self.lab),
+            self.folder / "saved",
+            self.testbed.spec,
+            Scenario("case", tuple(walked)),
+            design_named("order0"),
+            HostFacts(ncpu=2),
+            name=CaseName("suite", "case", "A claim.", 2),
+            evidence=self.folder,
+            relative="evidence/case",
+            keep=keep,
+        )
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setattr(runner, "_LAST_WORDS_SECONDS", 0.05)
+    monkeypatch.setattr(runner, "_TRACE_SECONDS", 0.2)
+    probe = FakeProbe()
+    testbed = FakeTestbed(tmp_path, FakeChannels(probe))
+    return Bench(tmp_path, monkeypatch, testbed, probe, FakeLab(testbed))
+
+
+MINUS = {"nr_file_pages": (-1, -1)}
+
+
+class TestWalk:
+    def test_a_case_that_passes(self, bench: Bench) -> None:
+        bench.probe.moves = [{"nr_file_pages": -1, "pgfree": 1}, {"nr_file_pages": -1}]
+        result = bench.run({**MINUS, "F": (0, 4)}, MINUS)
+        assert (result.verdict, result.sentence) == (Verdict.PASS, "3 predictions over 2 steps hold")
+        assert (result.suite, result.case, result.claim, result.repeat) == ("suite", "case", "A claim.", 2)
+        assert [step.text for step in result.steps] == ["punch hole g0.r0[0:1]", "punch hole g0.r0[1:2]"]
+        assert result.steps[0].recorded == {"pgfree": 1}
+        assert result.evidence == "evidence/case"
+
+    def test_nothing_but_the_step_is_in_its_window(self, bench: Bench) -> None:
+        bench.run({})
+        assert bench.probe.log[-7:] == [
+            "settle", "sample", "punch 0x2c00000+0x1000", "settle+rcu", "sample", "fetch", "fetch",
+        ]  # fmt: skip
+
+    def test_a_deviation_ends_the_walk(self, bench: Bench) -> None:
+        result = bench.run(MINUS, MINUS)
+        assert result.verdict is Verdict.DEVIATES
+        assert result.sentence == (
+            "nr_file_pages: predicted -1, observed +0 after step 0 (punch hole g0.r0[0:1]): rule: because"
+        )
+        assert len(result.steps) == 1
+
+    def test_a_counter_that_the_kernel_lacks_does_not_end_the_walk(self, bench: Bench) -> None:
+        bench.probe.moves = [{"nr_file_pages": -1}, {}]
+        result = bench.run({**MINUS, "thp_split_page": (0, 0)}, MINUS)
+        assert result.verdict is Verdict.DEVIATES
+        assert "after step 1" in result.sentence
+
+    def test_what_could_not_be_observed_is_not_said_to_hold(self, bench: Bench) -> None:
+        bench.probe.moves = [{"nr_file_pages": -1}]
+        result = bench.run({**MINUS, "thp_split_page": (0, 0)})
+        assert result.sentence == "1 predictions over 1 steps hold, 1 could not be observed"
+
+    def test_a_required_counter_that_is_missing_is_the_testbeds_fault(self, bench: Bench) -> None:
+        del bench.probe.world["F"]
+        result = bench.run({"F": (0, 0)}, {"F": (0, 0)})
+        assert result.verdict is Verdict.INFRA
+        assert len(result.steps) == 1
+
+    def test_noise_of_the_idle_testbed(self, bench: Bench) -> None:
+        bench.probe.idle = iter([{"pgfree": 3}, {"pgfree": -4}, {}])
+        bench.probe.moves = [{"pgfree": 4}]
+        result = bench.run({"pgfree": (0, 0)})
+        assert result.verdict is Verdict.INCONCLUSIVE
+        assert "but the idle testbed moves it by up to 4" in result.sentence
+
+    def test_the_kernels_own_refusal_is_a_finding(self, bench: Bench) -> None:
+        bench.probe.error = ProbeError("the probe refused", "EIO")
+        result = bench.run({})
+        assert result.verdict is Verdict.DEVIATES
+        assert "the kernel refused fallocate(punch) at 0x2c00000+0x1000: EIO" in result.sentence
+
+    def test_pages_that_were_left_over_before_the_first_step(self, bench: Bench) -> None:
+        bench.testbed.leftover = 511
+        result = bench.run(MINUS)
+        assert result.verdict is Verdict.DEVIATES
+        assert result.sentence.startswith("gmem/g0: predicted 0, observed 511 pages in region r0 before the first step")
+        assert result.steps == ()
+
+    def test_evidence(self, bench: Bench) -> None:
+        bench.probe.moves = [{"nr_file_pages": -1}]
+        bench.run(MINUS)
+        assert {path.name for path in (bench.folder / "samples").iterdir()} == {
+            "start.json", "step0-before.json", "step0-after.json",
+        }  # fmt: skip
+        after = json.loads((bench.folder / "samples" / "step0-after.json").read_text())
+        assert (after["values"]["nr_file_pages"], after["raw"]) == (99, {"vmstat": "raw"})
+        [prediction] = json.loads((bench.folder / "prediction.json").read_text())
+        assert prediction["counters"]["nr_file_pages"] == {"low": -1, "high": -1, "reasons": ["rule: because"]}
+        assert Scenario.from_yaml((bench.folder / "scenario.yaml").read_text()).name == "case"
+
+
+class TestBlame:
+    def test_a_channel_that_is_silent(self, bench: Bench) -> None:
+        bench.probe.error = ChannelTimeout("the probe did not answer 'fallocate' within 60 s")
+        result = bench.run(MINUS)
+        assert (result.verdict, result.sentence) == (
+            Verdict.INFRA, "the probe did not answer 'fallocate' within 60 s",
+        )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ChannelClosed("the probe is gone"),
+            RemoteError("the probe", "fallocate pid=77", "usage", "no such file"),
+            ProbeError("the probe is lost"),
+        ],
+    )
+    def test_a_machine_that_ended_is_named(self, bench: Bench, error: GmemError) -> None:
+        bench.probe.error = error
+        bench.testbed.machine.running = False
+        result = bench.run(MINUS)
+        assert result.verdict is Verdict.INFRA
+        assert result.sentence == f"{error}; QEMU was killed by SIGKILL: it printed nothing"
+
+    @pytest.mark.parametrize("who", ["host", "g0"])
+    def test_a_crash_on_a_console_wins_over_a_channel(self, bench: Bench, who: str) -> None:
+        bench.probe.error = ChannelClosed("the probe is gone")
+        bench.testbed.machine.running = False
+        bench.testbed.console(who).write_text("one\n" + PANIC)
+        bench.monkeypatch.setattr(runner.ScenarioRun, "measure_noise", self.noise)
+        bench.monkeypatch.setattr(bench.testbed, "check_consoles", self.later(bench.testbed), raising=False)
+        result = bench.run(MINUS)
+        assert result.verdict is Verdict.CRASH
+        whose = "the kernel under test" if who == "host" else "guest g0"
+        assert result.sentence == (
+            f"{whose} printed: Kernel panic - not syncing: Fatal exception (line 2 of {who}-console.txt)"
+        )
+
+    @staticmethod
+    def noise(run: runner.ScenarioRun) -> Sample:
+        return Sample({"nr_file_pages": 1}, {}, 1)
+
+    @staticmethod
+    def later(testbed: FakeTestbed) -> Callable[[], None]:
+        """Consoles that show the crash only after the first look: it happens in the first step."""
+        looks = iter([True])
+
+        def check() -> None:
+            if not next(looks, False):
+                testbeds.Testbed.check_consoles(cast(Any, testbed))
+
+        return check
+
+    def test_a_crash_that_is_still_being_printed_is_waited_for(self, bench: Bench) -> None:
+        bench.monkeypatch.setattr(runner, "_LAST_WORDS_SECONDS", 5.0)
+        bench.probe.error = ChannelTimeout("silence")
+        looks: list[int] = []
+
+        def check() -> None:
+            looks.append(1)
+            if len(looks) == 4:
+                bench.testbed.console("host").write_text(PANIC)
+            testbeds.Testbed.check_consoles(cast(Any, bench.testbed))
+
+        bench.monkeypatch.setattr(bench.testbed, "check_consoles", check, raising=False)
+        assert bench.run(MINUS).verdict is Verdict.CRASH
+
+    def test_a_warning_that_stops_nothing_is_a_crash(self, bench: Bench) -> None:
+        bench.testbed.console("host").write_text("WARNING: mm/x.c:1 at f+0x1/0x2, CPU#0: qemu/77\n")
+        result = bench.run(MINUS)
+        assert result.verdict is Verdict.CRASH
+        assert result.steps == ()
+
+    @pytest.mark.parametrize("error", [InfraError("no"), NoBootError("no"), CrashError("no"), UsageError("no")])
+    def test_a_testbed_that_is_not_restored(self, bench: Bench, error: GmemError) -> None:
+        bench.lab.error = error
+        result = bench.run(MINUS)
+        assert result.verdict is verdict_of_error(error)
+        assert result.verdict.exit_code == error.exit_code
+        assert result.sentence == "no"
+
+    def test_ctrl_c_is_no_verdict(self, bench: Bench) -> None:
+        bench.monkeypatch.setattr(bench.probe, "sample", lambda slot: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            bench.run(MINUS)
+
+
+class TestKeep:
+    def test_a_case_that_passes_is_not_kept(self, bench: Bench) -> None:
+        bench.run({}, keep=True)
+        assert bench.testbed.saves == []
+
+    def test_a_case_that_does_not_is(self, bench: Bench) -> None:
+        assert bench.run(MINUS, keep=True).verdict is Verdict.DEVIATES
+        assert bench.testbed.saves == [bench.folder / "testbed"]
+
+    def test_only_on_demand_and_only_what_runs(self, bench: Bench) -> None:
+        bench.run(MINUS)
+        bench.testbed.machine.running = False
+        bench.run(MINUS, keep=True)
+        assert bench.testbed.saves == []
+
+    @pytest.mark.parametrize("error", [InfraError("the disk is full"), OSError(28, "the disk is full")])
+    def test_a_testbed_that_cannot_be_kept_hides_no_verdict(self, bench: Bench, error: Exception) -> None:
+        bench.testbed.save_error = error
+        result = bench.run(MINUS, keep=True)
+        assert result.verdict is Verdict.DEVIATES
+        assert result.sentence.startswith("nr_file_pages: predicted -1")
+        assert "could not be kept: " in result.sentence
+        assert "the disk is full" in result.sentence
+
+
+class TestConversions:
+    PAGES = PageRange("g0.r0", 5, 2)
+    LINE = "kvm_convert_memory start 0x2c05000 size 0x2000 shared_to_private\n"
+
+    @dataclass
+    class Agent:
+        """Makes the one hypercall; QEMU's log gets ``line``."""
+
+        log: Path
+        line: str
+        name: str = "g0"
+
+        def convert(self, region: int, start: int, count: int, **more: object) -> list[object]:
+            with self.log.open("a") as file:
+                file.write(self.line)
+            return [runner.Conversion(CHUNKS[0] + start * 4096, count, True)]
+
+    def result(self, bench: Bench, line: str) -> CaseResult:
+        bench.testbed.launch = SNP_STAND_IN
+        log = bench.testbed.trace_log("g0")
+        log.write_text("kvm_convert_memory start 0x0 size 0x1000 shared_to_private\n")  # of an earlier step
+        bench.testbed.channels.agents["g0"] = self.Agent(log, line)
+        expected = ExpectedConversion(5, 2, Side.PRIVATE, "g0.r0")
+        return bench.run({}, steps=[Convert(self.PAGES, Side.PRIVATE)], conversions=[(expected,)])
+
+    def test_the_three_lists_agree(self, bench: Bench) -> None:
+        assert self.result(bench, self.LINE).verdict is Verdict.PASS
+
+    def test_qemu_did_less(self, bench: Bench) -> None:
+        result = self.result(bench, self.LINE.replace("0x2000", "0x1000"))
+        assert result.verdict is Verdict.DEVIATES
+        assert (
+            "QEMU's conversions have at index 0 0x2c05000+1 pages to private where the guest asked" in result.sentence
+        )
+
+    def test_qemu_did_nothing(self, bench: Bench) -> None:
+        result = self.result(bench, "")
+        assert result.verdict is Verdict.DEVIATES
+        assert "QEMU's conversions lack 0x2c05000+2 pages to private at index 0" in result.sentence
+
+    def test_a_line_that_cannot_be_read(self, bench: Bench) -> None:
+        assert self.result(bench, "kvm_convert_memory in another form\n").verdict is Verdict.INFRA
+
+
+def finding(counter: str, verdict: Verdict = Verdict.DEVIATES) -> Finding:
+    return Finding(
+        counter=counter, low=0, high=0, observed=1, noise=0, verdict=verdict, reasons=("because",)
+    )  # fmt: skip
+
+
+def step(*findings: Finding, messages: tuple[str, ...] = (), **recorded: int) -> StepResult:
+    return StepResult(index=3, text="do nothing", seconds=0.1, findings=findings, recorded=recorded, messages=messages)
+
+
+class TestOutcome:
+    def test_of_nothing(self) -> None:
+        assert outcome([]) == (Verdict.PASS, "0 predictions over 0 steps hold")
+
+    def test_contents_come_first(self) -> None:
+        verdict, why = outcome([step(finding("F"), messages=("contents: 1 page is wrong",))])
+        assert (verdict, why) == (
+            Verdict.DEVIATES, "after step 3 (do nothing): contents: 1 page is wrong (and 1 more findings)",
+        )  # fmt: skip
+
+    def test_the_most_telling_counter_speaks(self) -> None:
+        names = ("thp_fault_alloc", "unaccounted", "nr_anon_pages", "kvm/g0/pages_4k", "F", "pgfree", "nr_unevictable",
+                 "nr_file_pages", "gmem/g0")  # fmt: skip
+        for count in range(len(names), 0, -1):
+            found = [finding(name) for name in names[:count]]
+            _, why = outcome([step(*found)])
+            assert why.startswith(f"{names[count - 1]}: predicted")
+            assert why.endswith(f"(and {count - 1} more findings)") == (count > 1)
+
+    def test_a_deviation_is_worse_than_a_doubt(self) -> None:
+        doubt, wrong = finding("gmem/g0", Verdict.INCONCLUSIVE), finding("nr_anon_pages")
+        verdict, why = outcome([step(doubt, wrong)])
+        assert verdict is Verdict.DEVIATES
+        assert why.startswith("nr_anon_pages: ")
+        assert outcome([step(doubt)])[0] is Verdict.INCONCLUSIVE
+        assert outcome([step(finding("F", Verdict.INFRA), doubt)])[0] is Verdict.INFRA
+
+    def test_what_was_not_observed_is_no_outcome(self) -> None:
+        assert outcome([step(finding("F", Verdict.SKIP), finding("pgfree", Verdict.PASS))])[0] is Verdict.PASS
+
+
+class TestRejectedWindow:
+    @pytest.mark.parametrize("foreign", runner.FOREIGN)
+    def test_foreign_activity_that_explains_all(self, foreign: str) -> None:
+        steps = [step(finding("F"), finding("unaccounted"), **{foreign: 16})]
+        assert rejected_window(steps) == f"{foreign} +16"
+        verdict, why = outcome(steps)
+        assert verdict is Verdict.INCONCLUSIVE
+        assert f"the window of step 3 (do nothing) was disturbed ({foreign} +16)" in why
+
+    @pytest.mark.parametrize(
+        "counter", ["nr_file_pages", "gmem/g0", "nr_unevictable", "kvm/g0/pages_4k", "nr_anon_pages"]
+    )
+    def test_a_counter_that_no_thread_moves(self, counter: str) -> None:
+        steps = [step(finding("F"), finding(counter), nr_kernel_stack=16)]
+        assert rejected_window(steps) == ""
+        assert outcome(steps)[0] is Verdict.DEVIATES
+
+    def test_contents_are_never_explained(self) -> None:
+        assert rejected_window([step(finding("F"), messages=("contents",), nr_kernel_stack=16)]) == ""
+
+    def test_nothing_foreign_or_nothing_off(self) -> None:
+        assert rejected_window([]) == ""
+        assert rejected_window([step(finding("F"))]) == ""
+        assert rejected_window([step(finding("F"), nr_kernel_stack=0)]) == ""
+        assert rejected_window([step(finding("F", Verdict.PASS), nr_kernel_stack=16)]) == ""
+
+    def test_only_the_last_window_counts(self) -> None:
+        clean = step(finding("F"))
+        assert rejected_window([step(finding("F"), nr_kernel_stack=16), clean]) == ""
+
+
+class TestRestore:
+    """The real ``Testbed.load`` on channels that fail."""
+
+    @pytest.mark.parametrize("silent", ["probe", "agent"])
+    def test_a_crash_explains_a_silent_channel(self, tmp_path: Path, silent: str) -> None:
+        evidence, saved = tmp_path / "evidence", tmp_path / "saved"
+        evidence.mkdir()
+        saved.mkdir()
+        paper = FakeTestbed(evidence, FakeChannels(FakeProbe()))
+        paper.state.save(saved / testbeds.DESCRIPTION)
+        (saved / "boot-host-console.txt").write_text("gmem: emulated host is up\n")
+
+        def hello(*words: object, **more: object) -> None:
+            if silent == "probe":
+                raise ChannelTimeout("the probe did not answer 'hello' within 5 s")
+
+        def guest_hello(*words: object, **more: object) -> None:
+            raise ChannelTimeout("the agent of g0 did not answer 'hello' within 10 s")
+
+        testbed = cast(Any, object.__new__(testbeds.Testbed))
+        testbed.spec, testbed.evidence = paper.spec, evidence
+        testbed.machine = SimpleNamespace(load=lambda *words, **more: None, resume=lambda: None)
+        testbed.channels = SimpleNamespace(
+            greeted=set(), probe=SimpleNamespace(hello=hello), agents={"g0": SimpleNamespace(hello=guest_hello)}
+        )
+        with pytest.raises(ChannelTimeout, match=silent):
+            testbed.load(saved, Clock())
+        assert (evidence / "boot-host-console.txt").exists()
+        (evidence / "g0-console.txt").write_text(PANIC)
+        with pytest.raises(CrashError, match=r"^guest g0 printed: Kernel panic"):
+            testbed.load(saved, Clock())
