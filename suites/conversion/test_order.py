@@ -58,9 +58,7 @@ def test_three_rounds(gmem: Case) -> None:
 
 def test_shared_side_is_discarded(gmem: Case) -> None:
     """Pages written on the shared side go back to the host when the range becomes private."""
-    gmem.run(
-        Populate(G0[0:600]), Convert(G0[0:600], PRIVATE), Populate(G0[0:600]), Check(G0[0:600], "pattern")
-    )
+    gmem.run(Populate(G0[0:600]), Convert(G0[0:600], PRIVATE), Populate(G0[0:600]), Check(G0[0:600], "pattern"))
 
 
 def test_read_before_write(gmem: Case) -> None:

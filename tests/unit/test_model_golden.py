@@ -280,6 +280,7 @@ GOLDEN: dict[str, tuple[list[str], list[dict[str, Bound]], dict[str, Any]]] = {
     ),
 }  # fmt: skip
 
+
 def failures(predict: Callable[..., Any], design: Any, facts_type: Callable[..., Any]) -> list[str]:
     """Sentences on every entry that a model (the real one or a mutated copy) gets wrong."""
     said = []
