@@ -32,10 +32,12 @@ class Sequence:
         """Ranges converted by one run."""
         self.punches = 0
         """Ranges punched by one run without a conversion."""
+        self.requests = 0
+        """Requests that one run takes; the selftest's guest needs none, it has the sequence in its code."""
 
     def run(self) -> None:
         """All of it once, on a region that is empty and shared; :meth:`reset` makes it so again."""
-        self.conversions = self.punches = 0
+        self.conversions = self.punches = self.requests = 0
         self._explicit()
         self._explicit()
         self._holes(precise=False)
@@ -80,14 +82,17 @@ class Sequence:
     def _convert(self, pages: tuple[int, int], *, private: bool) -> None:
         self._agent.convert(0, *pages, private=private, timeout=_SECONDS)
         self.conversions += 1
+        self.requests += 1
 
     def _write(self, pages: tuple[int, int], generation: int) -> None:
         self._agent.touch(0, *pages, stride=1, write=True, gen=generation, timeout=_SECONDS)
+        self.requests += 1
 
     def _verify(self, pages: tuple[int, int], generation: int | None) -> None:
         if not pages[1]:
             return
         found = self._agent.verify(0, *pages, gen=generation, timeout=_SECONDS)
+        self.requests += 1
         if found.wrong:
             raise InfraError(f"the guest found {found.wrong} wrong pages in pages {pages[0]}+{pages[1]}: {found.shown}")
 
@@ -98,4 +103,5 @@ class Sequence:
             offset = self._state.chunks[start // CHUNK_PAGES] + start % CHUNK_PAGES * PAGE_SIZE
             self._probe.fallocate(self._state.pid, "punch", offset, count * PAGE_SIZE)
             start, left = start + count, left - count
+            self.requests += 1
         self.punches += 1

@@ -100,7 +100,10 @@ def _rates(
         f"of the harness's sequence, {'the same' if same else 'NOT the same'}": sequence.conversions,
         "conversions per second of the selftest, its start taken off": theirs,
         "conversions per second of the harness's sequence": rate,
-        "ratio, harness : selftest": rate / theirs,
+        "requests that the harness's sequence takes": sequence.requests,
+        "ratio, harness's sequence : selftest": rate / theirs,
+        "ratio, 4 KiB to private : selftest": conversions.series["4 KiB", True, False].median / theirs,
+        "ratio, 4 KiB to private and written : selftest": conversions.series["4 KiB", True, True].median / theirs,
     }
 
 
