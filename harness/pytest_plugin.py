@@ -27,7 +27,7 @@ from harness.report.store import OutDir
 from harness.run.result import CaseResult
 from harness.run.runner import CaseName, verdict_of_error
 from harness.run.session import RunOptions, Session, check_options
-from harness.run.verdict import Verdict
+from harness.run.verdict import Verdict, worst
 from harness.run.walk import STEP_SECONDS
 from harness.scenario.scenario import Scenario
 from harness.scenario.steps import Step
@@ -68,7 +68,9 @@ class GmemRun:
     out: OutDir | None = None
     session: Session | None = None
     ended_by: tuple[Verdict, str] | None = None
-    skips: list[str] = field(default_factory=list)
+    early: list[CaseResult] = field(default_factory=list)
+    """Trouble of cases before there was a session."""
+    pytest_session: pytest.Session | None = None
 
     def option(self, name: str) -> Any:
         """The value of ``--gmem-NAME``."""
@@ -107,19 +109,50 @@ class GmemRun:
             self.session = Session(options, evidence=out.evidence, relative=out.relative, notice=self.note)
             if self.listener:
                 self.session.progress = self.listener.building
+            early, self.early = self.early, []
+            for result in early:
+                self.add_outside(result)
         return self.session
 
     def add(self, result: CaseResult) -> None:
-        """A case is done: on disk first, then on the screen."""
+        """A case is done: on disk first, then on the screen.  A result that cannot be kept ends the run."""
         assert self.out is not None
-        self.out.append(result)
+        try:
+            self.out.append(result)
+        except GmemError as error:
+            self.ended_by = self.ended_by or (verdict_of_error(error), str(error))
+            if self.pytest_session is not None:
+                self.pytest_session.shouldstop = str(error)
         if self.listener:
             self.listener.end(result)
 
-    def finish(self) -> None:
-        """Write the reports."""
-        if self.session is not None and self.out is not None:
-            self.out.finish(self.session.info(tuple(sys.argv), ended_by=self.ended_by))
+    def add_outside(self, result: CaseResult) -> None:
+        """A case that came to nothing by itself; it waits for the first case that needs a session."""
+        if self.session is None:
+            self.early.append(result)
+        else:
+            self.session.cases.append(result)
+            self.add(result)
+
+    def finish(self, exitstatus: int) -> int | None:
+        """Write the reports; returns the exit code, None for a run without cases."""
+        if self.session is None or self.out is None:
+            if self.early and self.ended_by is None:
+                kind = worst(result.verdict for result in self.early)
+                self.ended_by = kind, next(result.sentence for result in self.early if result.verdict is kind)
+            return self.ended_by[0].exit_code if self.ended_by else None
+        done = f"after {len(self.session.cases)} cases"
+        if exitstatus == pytest.ExitCode.INTERRUPTED and self.ended_by is None:
+            self.ended_by = (Verdict.INTERRUPTED, f"interrupted {done}")
+        elif exitstatus == pytest.ExitCode.INTERNAL_ERROR and self.ended_by is None:
+            self.ended_by = (Verdict.INFRA, f"pytest failed {done}; its traceback is on standard error")
+        info = self.session.info(tuple(sys.argv), ended_by=self.ended_by)
+        try:
+            self.out.finish(info)
+        except GmemError as error:
+            self.ended_by = (verdict_of_error(error), str(error))
+            return error.exit_code
+        return info.exit_code
 
 
 _RUN: pytest.StashKey[GmemRun] = pytest.StashKey()
@@ -204,22 +237,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_RUN] = GmemRun(config)
 
 
+@pytest.hookimpl(trylast=True)  # so that the number stands behind the case's own parameters
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """``--gmem-repeat``: each case several times."""
-    if "gmem" in metafunc.fixturenames and metafunc.config.getoption("gmem_repeat") > 1:
+    times = metafunc.config.getoption("gmem_repeat")
+    if "gmem" in metafunc.fixturenames and times > 1:
         metafunc.fixturenames.append("gmem_repeat")
-        metafunc.parametrize("gmem_repeat", range(1, metafunc.config.getoption("gmem_repeat") + 1))
+        metafunc.parametrize("gmem_repeat", range(1, times + 1), ids=_REPEAT.format)
 
 
 @pytest.fixture
-def gmem(request: pytest.FixtureRequest) -> Iterator[Case]:
+def gmem(request: pytest.FixtureRequest) -> Case:
     """One case of a suite on the kernel under test."""
-    run = request.config.stash[_RUN]
-    marker = request.node.get_closest_marker("gmem")
-    case = Case(run, case_name(request), _designs(marker))
-    yield case
-    if not case.called and not getattr(request.node, "gmem_failed", False):
-        raise UsageError(f"{case.name.suite}/{case.name.case} never called gmem.run(): it checks nothing")
+    return Case(request.config.stash[_RUN], case_name(request.node), _designs(request.node.get_closest_marker("gmem")))
 
 
 def _designs(marker: pytest.Mark | None) -> tuple[str, ...]:
@@ -231,33 +261,51 @@ def _designs(marker: pytest.Mark | None) -> tuple[str, ...]:
     return tuple(designs)
 
 
-def case_name(request: pytest.FixtureRequest) -> CaseName:
+_REPEAT = "repeat{}"
+"""How a repetition is called in the name of pytest's item."""
+
+
+def case_name(item: pytest.Item) -> CaseName:
     """Suite (the folder below ``suites``), case (the function and its parameters) and claim (the docstring)."""
-    node = request.node
-    params = getattr(node, "callspec", None)
-    repeat = params.params.get("gmem_repeat", 1) if params else 1
-    case = node.name.removeprefix("test_")
-    if repeat > 1 or (params and "gmem_repeat" in params.params):
-        case = case.replace(f"-{repeat}]", "]").replace(f"[{repeat}]", "")
-    doc = inspect.getdoc(request.function) or ""
-    return CaseName(node.path.parent.name, case, " ".join(doc.split("\n\n")[0].split()), repeat)
+    if isinstance(item, ScenarioItem):
+        return CaseName("scenario", item.scenario.name, f"scenario of {item.path.name}", item.repeat)
+    params = getattr(item, "callspec", None)
+    repeat = params.params.get("gmem_repeat", 0) if params else 0
+    case = item.name.removeprefix("test_")
+    if repeat:
+        number = _REPEAT.format(repeat)
+        alone = case.endswith(f"[{number}]")
+        case = case.removesuffix(f"[{number}]") if alone else case.removesuffix(f"-{number}]") + "]"
+    doc = inspect.getdoc(getattr(item, "function", None)) or ""
+    return CaseName(item.path.parent.name, case, " ".join(doc.split("\n\n")[0].split()), repeat or 1)
 
 
 class ScenarioFile(pytest.File):
     """A YAML scenario named on the command line."""
 
     def collect(self) -> Iterator[pytest.Item]:
-        yield ScenarioItem.from_parent(self, name=self.path.stem)
+        try:
+            scenario = Scenario.from_yaml(self.path.read_text(encoding="utf-8"), str(self.path))
+        except UsageError as error:
+            raise self.CollectError(str(error)) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise self.CollectError(f"{self.path}: cannot be read as text: {error}") from None
+        times = self.config.getoption("gmem_repeat")
+        for number in range(1, times + 1):
+            name = f"{self.path.stem}[{_REPEAT.format(number)}]" if times > 1 else self.path.stem
+            yield ScenarioItem.from_parent(self, name=name, scenario=scenario, repeat=number)
 
 
 class ScenarioItem(pytest.Item):
     """The one case of a YAML scenario."""
 
+    def __init__(self, *, scenario: Scenario, repeat: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.scenario = scenario
+        self.repeat = repeat
+
     def runtest(self) -> None:
-        text = self.path.read_text(encoding="utf-8")
-        scenario = Scenario.from_yaml(text, str(self.path))
-        name = CaseName("scenario", scenario.name, f"scenario of {self.path.name}")
-        Case(self.config.stash[_RUN], name, ()).run_scenario(scenario)
+        Case(self.config.stash[_RUN], case_name(self), ()).run_scenario(self.scenario)
 
     def reportinfo(self) -> tuple[Path, int, str]:
         return self.path, 0, f"scenario {self.name}"
@@ -275,46 +323,49 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A case that did not pass is one sentence, not a traceback; trouble outside a case is recorded as infra."""
+    """A case that did not pass is one sentence, not a traceback; trouble outside a case is recorded too."""
     report = yield
+    if not _is_case(item):
+        return report
     error = call.excinfo.value if call.excinfo else None
-    run = item.config.stash[_RUN]
+    case = getattr(item, "funcargs", {}).get("gmem")
+    if call.when == "call" and error is None and isinstance(case, Case) and not case.called:
+        error = UsageError(f"{case.name.suite}/{case.name.case} never called gmem.run(): it checks nothing")
+        report.outcome = "failed"
     if isinstance(error, (CaseFailed, GmemError)):
         report.longrepr = str(error)
-    uses = "gmem" in getattr(item, "fixturenames", ()) or isinstance(item, ScenarioItem)
-    if error is not None and uses:
-        item.gmem_failed = True  # type: ignore[attr-defined]
-    outside = error is not None and not isinstance(error, (CaseFailed, pytest.skip.Exception, pytest.xfail.Exception))
-    if uses and outside and not isinstance(error, (KeyboardInterrupt, pytest.exit.Exception)):
-        _record_outside(run, item, error, call.duration)
+    if error is not None and not isinstance(error, (CaseFailed, pytest.skip.Exception, pytest.xfail.Exception)):
+        _record_outside(item, error, call.duration)
     return report
 
 
-def _record_outside(run: GmemRun, item: pytest.Item, error: BaseException | None, seconds: float) -> None:
+def _is_case(item: pytest.Item) -> bool:
+    return "gmem" in getattr(item, "fixturenames", ()) or isinstance(item, ScenarioItem)
+
+
+def _record_outside(item: pytest.Item, error: BaseException, seconds: float) -> None:
     """A suite's own mistake, or trouble before the case could run."""
+    if isinstance(error, pytest.FixtureLookupError):
+        error = InfraError(f"fixture {error.argname!r} of the suite is not found")
     known = error if isinstance(error, GmemError) else InfraError(f"{type(error).__name__} in the suite: {error}")
-    session = run.session
-    if session is None:
-        run.ended_by = run.ended_by or (verdict_of_error(known), str(known))
-        return
+    name = case_name(item)
     result = CaseResult(
-        suite=item.path.parent.name, case=item.name.removeprefix("test_"), claim="", verdict=verdict_of_error(known),
-        sentence=str(known), seconds=seconds, steps=(), evidence="",
+        suite=name.suite, case=name.case, claim=name.claim, verdict=verdict_of_error(known), sentence=str(known),
+        seconds=seconds, steps=(), evidence="", repeat=name.repeat,
     )  # fmt: skip
-    session.cases.append(result)
-    run.add(result)
+    item.config.stash[_RUN].add_outside(result)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Remember whom to stop."""
+    session.config.stash[_RUN].pytest_session = session
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Write the reports; the exit status of a run with cases is that of its verdict."""
-    run = session.config.stash[_RUN]
-    if run.session is None:
-        return
-    if exitstatus == pytest.ExitCode.INTERRUPTED and run.ended_by is None:
-        run.ended_by = (Verdict.INTERRUPTED, f"interrupted after {len(run.session.cases)} cases")
-    run.finish()
-    info = run.session.info((), ended_by=run.ended_by)
-    session.exitstatus = info.exit_code
+    code = session.config.stash[_RUN].finish(exitstatus)
+    if code is not None:
+        session.exitstatus = code
 
 
 def run_of(config: pytest.Config) -> GmemRun:
@@ -323,6 +374,6 @@ def run_of(config: pytest.Config) -> GmemRun:
 
 
 def selected(items: Sequence[pytest.Item]) -> list[str]:
-    """Names of the cases among collected items, as ``suite/case``."""
-    uses = [item for item in items if "gmem" in getattr(item, "fixturenames", ()) or isinstance(item, ScenarioItem)]
-    return [f"{item.path.parent.name}/{item.name.removeprefix('test_')}" for item in uses]
+    """Names of the cases among collected items, as ``suite/case``, each once."""
+    names = [case_name(item) for item in items if _is_case(item)]
+    return list(dict.fromkeys(f"{name.suite}/{name.case}" for name in names))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import sys
 from collections.abc import Sequence
@@ -41,8 +42,7 @@ class _Watcher:
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
-            lines = str(report.longrepr).strip().splitlines()
-            self.errors.append(f"{report.nodeid or 'suites'}: {lines[-1] if lines else 'cannot be read'}")
+            self.errors.append(_collection_error(report.nodeid or "suites", str(report.longrepr)))
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self.cases = selected(session.items)
@@ -64,11 +64,20 @@ class _Watcher:
             self._show.note(f"kernel: {phase} {part * _STEP_PERCENT} %" if total else f"kernel: {phase}")
 
 
+def _collection_error(node: str, text: str) -> str:
+    """pytest's account of a file that it cannot collect, as ``FILE, line N: what is wrong``."""
+    lines = text.strip().splitlines() or ["it cannot be read"]
+    name = Path(node.split("::")[0]).name
+    places = re.findall(rf"{re.escape(name)}(?::|\", line )(\d+)", text)
+    what = lines[-1].removeprefix("E ").strip()
+    return what if name in what else f"{node}{f', line {places[-1]}' if places else ''}: {what}"
+
+
 def suite_paths(names: Sequence[str]) -> list[str]:
     """Files and folders for suites given as paths or as names of bundled suites; raises ``UsageError``."""
     paths = []
     for name in names or DEFAULT_SUITES:
-        place = name.split("::")[0]
+        place = name.split("::")[0] or "(empty name)"
         for candidate in (Path(place), SUITES / place, SOURCE_ROOT / place):
             if candidate.exists():
                 paths.append(str(candidate) + name[len(place) :])
@@ -132,7 +141,7 @@ def run_command(
         *(("--gmem-keep",) if keep else ()),
         *(("--collect-only",) if dry_run else ()),
         # Our own table replaces pytest's output; its cache and its ini files are not ours to write or to obey.
-        *("-p", "no:terminal", "-p", "no:cacheprovider", "-p", "no:logging", "-c", os.devnull),
+        *("-p", "gmem", "-p", "no:terminal", "-p", "no:cacheprovider", "-p", "no:logging", "-c", os.devnull),
         *("--rootdir", str(SUITES), "--import-mode=importlib", "-W", "ignore::pytest.PytestConfigWarning"),
     ]
     with progress(json_output=as_json) as show:
@@ -144,6 +153,7 @@ def run_command(
 def _pytest(arguments: list[str], watcher: _Watcher) -> int:
     """Run pytest in this process; a plugin is registered by name so that the fixture finds it."""
     names = _Registrar(watcher)
+    os.environ.pop("PYTEST_ADDOPTS", None)  # meant for a pytest of the user's own, not for one without its terminal
     return int(pytest.main(arguments, plugins=[names]))
 
 
@@ -162,18 +172,24 @@ def _conclude(watcher: _Watcher, status: int, *, dry_run: bool, as_json: bool) -
     run = watcher.run
     if watcher.errors:
         raise UsageError(f"a suite cannot be read: {watcher.errors[0]}")
+    if run is not None and run.session is not None and run.out is not None:  # then pytest's status is our verdict's
+        info = run.session.info(tuple(sys.argv), ended_by=run.ended_by)
+        final(info, run.session.cases, run.out.path, json_output=as_json)
+        return info.exit_code
+    if run is not None and run.ended_by:
+        raise _error_of(*run.ended_by)
+    if status == int(pytest.ExitCode.INTERRUPTED):
+        raise KeyboardInterrupt
+    if status == int(pytest.ExitCode.USAGE_ERROR):
+        raise UsageError("pytest refuses these options or names, for the reason above; see gmem run --help")
+    if status == int(pytest.ExitCode.INTERNAL_ERROR):
+        raise InfraError("pytest failed before the first case, for the reason above")
     if dry_run:
         return _list_cases(watcher.cases, as_json)
-    if run is None or status == int(pytest.ExitCode.USAGE_ERROR):
-        raise UsageError("pytest refuses these options; see gmem run --help")
-    if run.session is None or run.out is None:
-        if run.ended_by:
-            raise _error_of(*run.ended_by)
-        print("gmem: no case was selected", file=sys.stderr)
-        return Verdict.NOTHING_RAN.exit_code
-    info = run.session.info(tuple(sys.argv), ended_by=run.ended_by)
-    final(info, run.session.cases, run.out.path, json_output=as_json)
-    return info.exit_code
+    if as_json:
+        print(json.dumps({"cases": [], "out": None, "report": None, "run": None}))
+    print("gmem: no case was selected", file=sys.stderr)
+    return Verdict.NOTHING_RAN.exit_code
 
 
 def _error_of(verdict: Verdict, text: str) -> GmemError:

@@ -7,6 +7,7 @@ import os
 import signal
 import stat
 import subprocess
+import tempfile
 import sys
 import time
 from collections.abc import Iterator
@@ -145,7 +146,8 @@ def test_a_pid_file_without_an_end_of_line() -> None:
         assert child.wait(5) == -signal.SIGKILL
 
 
-def test_blanks_and_quotes_in_the_path(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blanks_and_quotes_in_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Path(tempfile.mkdtemp())  # pytest's own folder may be too deep for the name of a socket
     odd = place / "a 'b' \"c\" $d * -e"
     odd.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(odd))
@@ -154,6 +156,8 @@ def test_blanks_and_quotes_in_the_path(place: Path, monkeypatch: pytest.MonkeyPa
         run.close()
         assert child.wait(5) == -signal.SIGKILL
     assert list(odd.iterdir()) == []
+    odd.rmdir()
+    place.rmdir()
 
 
 def test_a_place_whose_sockets_would_have_too_long_names(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
