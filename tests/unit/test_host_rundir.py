@@ -7,8 +7,8 @@ import os
 import signal
 import stat
 import subprocess
-import tempfile
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,7 +147,7 @@ def test_a_pid_file_without_an_end_of_line() -> None:
 
 
 def test_blanks_and_quotes_in_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = Path(tempfile.mkdtemp())  # pytest's own folder may be too deep for the name of a socket
+    place = Path(tempfile.mkdtemp(dir="/tmp"))  # pytest's own folder may be too deep for the name of a socket
     odd = place / "a 'b' \"c\" $d * -e"
     odd.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(odd))
