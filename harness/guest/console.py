@@ -55,8 +55,6 @@ _CONTROL = re.compile(
     r"|\x1b[ -/]{0,8}[0-OQ-WYZ\\`-~]"
     r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
 )
-_LINE_LIMIT = 1200
-"""Characters of a line that are looked at; the kernel cuts its own lines at about a thousand."""
 _TITLE_LIMIT = 200
 
 
@@ -86,7 +84,7 @@ def find_crash(text: str) -> Crash | None:
         number += text.count("\n", last, begin)
         newline = text.find("\n", begin)
         end = newline if newline >= 0 else len(text)
-        line = _PREFIX.sub("", text[begin : min(end, begin + _LINE_LIMIT)])
+        line = _PREFIX.sub("", text[begin:end])
         for kind, pattern in _TITLES:
             match = pattern.search(line)
             if match:

@@ -94,6 +94,9 @@ class TestHostileText:
         assert crash is not None
         assert len(crash.title) <= 200
 
+    def test_a_sign_behind_a_flood_on_its_line_is_found(self) -> None:
+        assert find_crash("x" * 100_000 + " BUG: bad page") is not None
+
     @pytest.mark.parametrize(
         "piece",
         [
