@@ -111,6 +111,13 @@ class TestContents:
         assert str(tmp_path).encode() not in data
         assert b"gmem-image-" not in data
 
+    def test_files_of_another_owner_are_roots_in_the_image(self, sources: Path, tmp_path: Path) -> None:
+        if os.geteuid() == 0:  # anybody else owns what is staged, root must make it so
+            for path in sources.iterdir():
+                os.chown(path, 1234, 5678)
+        initramfs._archive(sources, tmp_path / "out")
+        assert {member.owner for member in read_archive((tmp_path / "out").read_bytes())} == {(0, 0)}
+
     def test_a_strict_umask_does_not_reach_the_image(self, sources: Path, tmp_path: Path) -> None:
         usual = packed(tree(sources), tmp_path / "one")
         before = os.umask(0o077)
