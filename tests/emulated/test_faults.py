@@ -38,11 +38,11 @@ class Fault:
 FAULT_TABLE = (
     Fault("punch-keeps-single-page", r"nr_file_pages|gmem/g0", "present private page"),
     Fault("leaked-reference", r"nr_unevictable|pgfree", "leave the page cache"),
-    Fault("movable-allocation", r"blocks/Unmovable|movable_balance", "unmovable"),
+    Fault("movable-allocation", r"blocks/Unmovable|movable_balance", ""),
     Fault("not-zeroed", "", "do not hold zeroes"),
     Fault("second-page-leaked", r"unaccounted|F", "enter the page cache"),
     Fault("last-page-not-converted", r"nr_file_pages|gmem/g0|nr_anon_pages", ""),
-    Fault("punch-one-page-too-many", r"nr_file_pages|gmem/g0", "leave the page cache"),
+    Fault("punch-one-page-too-many", r"nr_file_pages|gmem/g0", "the page cache"),
     Fault("warn-every-100th-conversion", "", "WARNING", Verdict.CRASH),
 )
 
