@@ -29,6 +29,12 @@ def test_a_kernel_that_panics_at_boot_is_no_boot(gmem_cli: Gmem) -> None:
     assert not gmem_cli.left_behind()
 
 
+def test_a_testbed_that_does_not_come_up_is_never_a_skip_alone(gmem_cli: Gmem) -> None:
+    """Not even where the case first asks which design the kernel has."""
+    ended = gmem_cli.run("conversion", "-k", "three_rounds", "--cmdline", "rdinit=/nonexistent")
+    ended_with(ended, Verdict.NO_BOOT, "Kernel panic")
+
+
 def test_a_kernel_without_software_protected_vms_is_no_boot(gmem_cli: Gmem) -> None:
     # KVM offers them only with the TDP MMU (kvm_is_vm_type_supported), so this is what a kernel without them shows.
     ended = gmem_cli.run("smoke", "-k", "rest or one_page", "--cmdline", "kvm.tdp_mmu=0")

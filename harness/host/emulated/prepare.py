@@ -25,9 +25,9 @@ from harness.host.probe import ProbeClient
 
 BOOT_SECONDS = 120.0
 """Deadline for the kernel under test to reach user space; it takes 2 to 4 s on an idle machine."""
-GUEST_SECONDS = 120.0
+GUEST_SECONDS = 60.0
 """Deadline for a guest's boot under nested emulation; it takes 4 s on an idle machine."""
-_CYCLE_SECONDS = 60.0
+_CYCLE_SECONDS = 30.0
 """Deadline for one pass over a region; 4096 pages take 0.3 s."""
 _CPUID_ENCRYPTED_MEMORY = 0x8000001F
 _PCP_FRACTION = 1000000
@@ -204,7 +204,7 @@ def _prepare_guest(spec: TestbedSpec, guest: GuestSpec, pid: int, channels: Chan
             monitor.execute("trace-event-set-state", {"name": EVENT, "enable": True})
     agent.alloc(0, spec.chunks)
     chunks = agent.where(0)
-    agent.warm()
+    agent.warm(_CYCLE_SECONDS)
     _cycle(agent, spec.chunks * CHUNK_PAGES)
     left = _leftover(channels.probe, pid, chunks)
     return GuestState(name=guest.name, pid=pid, chunks=chunks, leftover=left)
