@@ -24,8 +24,9 @@ import pytest
 
 from harness.errors import GmemError, InfraError, UsageError
 from harness.report.store import OutDir
+from harness.run.outcome import verdict_of_error
 from harness.run.result import CaseResult
-from harness.run.runner import CaseName, verdict_of_error
+from harness.run.runner import CaseName
 from harness.run.session import RunOptions, Session, check_options
 from harness.run.verdict import Verdict, worst
 from harness.run.walk import STEP_SECONDS

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from harness.counters.sample import Sample, difference
-from harness.errors import CrashError, GmemError, InfraError, NoBootError, UsageError
+from harness.errors import CrashError, GmemError, InfraError
 from harness.guest.console import read_console
 from harness.guest.conversions import EVENT, Conversion, parse_trace
 from harness.host.emulated.prepare import Clock
@@ -30,9 +30,10 @@ from harness.model.context import Design
 from harness.model.facts import HostFacts
 from harness.model.predict import predict
 from harness.model.prediction import StepPrediction
-from harness.run.judge import compare_conversions, expected_on_guest, judge, sentence
-from harness.run.result import CaseResult, Finding, StepResult
-from harness.run.verdict import Verdict, worst
+from harness.run.judge import compare_conversions, expected_on_guest, judge
+from harness.run.outcome import CLASSES, outcome, verdict_of_error
+from harness.run.result import CaseResult, StepResult
+from harness.run.verdict import Verdict
 from harness.run.walk import STEP_SECONDS, Done, Walker
 from harness.scenario.scenario import Scenario
 from harness.scenario.steps import Step
@@ -208,19 +209,8 @@ class ScenarioRun:
         (self.evidence / "prediction.json").write_bytes(msgspec.json.format(msgspec.json.encode(plain), indent=1))
 
 
-_CLASSES: tuple[tuple[type[GmemError], Verdict], ...] = (
-    (UsageError, Verdict.USAGE),
-    (CrashError, Verdict.CRASH),
-    (NoBootError, Verdict.NO_BOOT),
-    (InfraError, Verdict.INFRA),
-)
 _LAST_WORDS_SECONDS = 0.5
 """How long a console may take to show why a channel went silent: a panic prints for some tens of milliseconds."""
-
-
-def verdict_of_error(error: GmemError) -> Verdict:
-    """The verdict that an error's class stands for."""
-    return next((verdict for kind, verdict in _CLASSES if isinstance(error, kind)), Verdict.INFRA)
 
 
 def run_scenario(
@@ -293,68 +283,6 @@ def _walk(run: ScenarioRun) -> tuple[Verdict, str]:
     return outcome(run.steps)
 
 
-FOREIGN = ("nr_kernel_stack", "vmalloc", "pgmajfault")
-"""Counters that guest_memfd cannot move: a kernel thread came or went, or a program was read in."""
-_SHAKEN = ("F", "pgalloc", "pgfree", "unaccounted", "nr_slab_", "movable_balance", "blocks/")
-"""What such foreign activity moves besides; a deviation of anything else stands whatever a thread did."""
-
-
-def foreign_activity(step: StepResult) -> str:
-    """What else happened in the window of a step, as text; '' for a window that was the step's alone."""
-    moved = [f"{name} {step.recorded[name]:+d}" for name in FOREIGN if step.recorded.get(name)]
-    return ", ".join(moved)
-
-
-def rejected_window(steps: list[StepResult]) -> str:
-    """Why the last step's window cannot be judged; '' when it can.
-
-    Only where foreign activity explains every counter that is off: wrong contents, a wrong list of conversions, or a
-    counter that no thread can move are judged all the same.
-    """
-    if not steps or steps[-1].messages:
-        return ""
-    off = [finding.counter for finding in steps[-1].findings if finding.verdict is Verdict.DEVIATES]
-    return foreign_activity(steps[-1]) if off and all(name.startswith(_SHAKEN) for name in off) else ""
-
-
-def outcome(steps: list[StepResult]) -> tuple[Verdict, str]:
-    """The worst finding of the walk, and its sentence; wrong contents and conversions deviate too."""
-    rejected = rejected_window(steps)
-    if rejected:
-        step = steps[-1]
-        return Verdict.INCONCLUSIVE, (
-            f"the window of step {step.index} ({step.text}) was disturbed ({rejected}): its counters say nothing"
-        )
-    found: list[tuple[Verdict, str]] = []
-    for step in steps:
-        found += [(Verdict.DEVIATES, f"after step {step.index} ({step.text}): {message}") for message in step.messages]
-        found += [
-            (finding.verdict, sentence(finding, step.index, step.text))
-            for finding in _telling_first(step)
-            if finding.verdict not in (Verdict.PASS, Verdict.SKIP)
-        ]
-    if not found:
-        judged = [finding.verdict for step in steps for finding in step.findings]
-        unknown = f", {judged.count(Verdict.SKIP)} could not be observed" if Verdict.SKIP in judged else ""
-        return Verdict.PASS, f"{judged.count(Verdict.PASS)} predictions over {len(steps)} steps hold{unknown}"
-    verdict = worst(kind for kind, _ in found)
-    sentences = [text for kind, text in found if kind is verdict]
-    more = f" (and {len(sentences) - 1} more findings)" if len(sentences) > 1 else ""
-    return verdict, sentences[0] + more
-
-
-_TELLING = ("gmem/", "nr_file_pages", "nr_unevictable", "pgfree", "F", "kvm/", "nr_anon_pages", "unaccounted")
-
-
-def _telling_first(step: StepResult) -> list[Finding]:
-    """Findings with those in front that name the fault most directly; dozens of counters move with one page."""
-
-    def place(finding: Finding) -> int:
-        return next((n for n, name in enumerate(_TELLING) if finding.counter.startswith(name)), len(_TELLING))
-
-    return sorted(step.findings, key=place)
-
-
 def _explain(run: ScenarioRun, error: GmemError) -> GmemError:
     """A crash explains every other trouble; otherwise say what became of the machine."""
     end = time.monotonic() + _LAST_WORDS_SECONDS
@@ -364,7 +292,7 @@ def _explain(run: ScenarioRun, error: GmemError) -> GmemError:
         except CrashError as crash:
             return crash
         if not run.testbed.machine.running:
-            kind = next((kind for kind, _ in _CLASSES if isinstance(error, kind)), InfraError)
+            kind = next((kind for kind, _ in CLASSES if isinstance(error, kind)), InfraError)
             return kind(f"{error}; {run.testbed.machine.last_words()}")  # a subclass may want more than a text
         if time.monotonic() > end:
             return error

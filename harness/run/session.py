@@ -29,8 +29,9 @@ from harness.kernel.record import Kernel
 from harness.model.designs import design_named
 from harness.run.facts import choose_design, host_facts
 from harness.run.lab import make_lab
+from harness.run.outcome import rejected_window, verdict_of_error
 from harness.run.result import CaseResult, RunInfo
-from harness.run.runner import CaseName, rejected_window, run_scenario, verdict_of_error
+from harness.run.runner import CaseName, run_scenario
 from harness.run.verdict import Verdict, worst
 from harness.run.walk import STEP_SECONDS
 from harness.scenario.scenario import Scenario

@@ -25,8 +25,9 @@ from harness.model.designs import design_named
 from harness.model.facts import HostFacts
 from harness.model.prediction import ExpectedConversion, Prediction, Reason, StepPrediction
 from harness.run import runner
+from harness.run.outcome import FOREIGN, outcome, rejected_window, verdict_of_error
 from harness.run.result import CaseResult, Finding, StepResult
-from harness.run.runner import CaseName, outcome, rejected_window, run_scenario, verdict_of_error
+from harness.run.runner import CaseName, run_scenario
 from harness.run.verdict import Verdict
 from harness.scenario.scenario import Scenario
 from harness.scenario.steps import Convert, PageRange, PunchHole, Side, Step
@@ -481,7 +482,7 @@ class TestOutcome:
 
 
 class TestRejectedWindow:
-    @pytest.mark.parametrize("foreign", runner.FOREIGN)
+    @pytest.mark.parametrize("foreign", FOREIGN)
     def test_foreign_activity_that_explains_all(self, foreign: str) -> None:
         steps = [step(finding("F"), finding("unaccounted"), **{foreign: 16})]
         assert rejected_window(steps) == f"{foreign} +16"

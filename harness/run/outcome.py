@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a walk amounts to: the verdict of its findings, of an error that ended it, or of a window that was not its own.
+
+Pure: steps in, verdict and sentence out.
+"""
+
+from __future__ import annotations
+
+from harness.errors import CrashError, GmemError, InfraError, NoBootError, UsageError
+from harness.run.judge import sentence
+from harness.run.result import Finding, StepResult
+from harness.run.verdict import Verdict, worst
+
+CLASSES: tuple[tuple[type[GmemError], Verdict], ...] = (
+    (UsageError, Verdict.USAGE),
+    (CrashError, Verdict.CRASH),
+    (NoBootError, Verdict.NO_BOOT),
+    (InfraError, Verdict.INFRA),
+)
+
+
+def verdict_of_error(error: GmemError) -> Verdict:
+    """The verdict that an error's class stands for."""
+    return next((verdict for kind, verdict in CLASSES if isinstance(error, kind)), Verdict.INFRA)
+
+
+FOREIGN = ("nr_kernel_stack", "vmalloc", "pgmajfault")
+"""Counters that guest_memfd cannot move: a kernel thread came or went, or a program was read in."""
+_SHAKEN = ("F", "pgalloc", "pgfree", "unaccounted", "nr_slab_", "movable_balance", "blocks/")
+"""What such foreign activity moves besides; a deviation of anything else stands whatever a thread did."""
+
+
+def foreign_activity(step: StepResult) -> str:
+    """What else happened in the window of a step, as text; '' for a window that was the step's alone."""
+    moved = [f"{name} {step.recorded[name]:+d}" for name in FOREIGN if step.recorded.get(name)]
+    return ", ".join(moved)
+
+
+def rejected_window(steps: list[StepResult]) -> str:
+    """Why the last step's window cannot be judged; '' when it can.
+
+    Only where foreign activity explains every counter that is off: wrong contents, a wrong list of conversions, or a
+    counter that no thread can move are judged all the same.
+    """
+    if not steps or steps[-1].messages:
+        return ""
+    off = [finding.counter for finding in steps[-1].findings if finding.verdict is Verdict.DEVIATES]
+    return foreign_activity(steps[-1]) if off and all(name.startswith(_SHAKEN) for name in off) else ""
+
+
+def outcome(steps: list[StepResult]) -> tuple[Verdict, str]:
+    """The worst finding of the walk, and its sentence; wrong contents and conversions deviate too."""
+    rejected = rejected_window(steps)
+    if rejected:
+        step = steps[-1]
+        return Verdict.INCONCLUSIVE, (
+            f"the window of step {step.index} ({step.text}) was disturbed ({rejected}): its counters say nothing"
+        )
+    found: list[tuple[Verdict, str]] = []
+    for step in steps:
+        found += [(Verdict.DEVIATES, f"after step {step.index} ({step.text}): {message}") for message in step.messages]
+        found += [
+            (finding.verdict, sentence(finding, step.index, step.text))
+            for finding in _telling_first(step)
+            if finding.verdict not in (Verdict.PASS, Verdict.SKIP)
+        ]
+    if not found:
+        judged = [finding.verdict for step in steps for finding in step.findings]
+        unknown = f", {judged.count(Verdict.SKIP)} could not be observed" if Verdict.SKIP in judged else ""
+        return Verdict.PASS, f"{judged.count(Verdict.PASS)} predictions over {len(steps)} steps hold{unknown}"
+    verdict = worst(kind for kind, _ in found)
+    sentences = [text for kind, text in found if kind is verdict]
+    more = f" (and {len(sentences) - 1} more findings)" if len(sentences) > 1 else ""
+    return verdict, sentences[0] + more
+
+
+_TELLING = ("gmem/", "nr_file_pages", "nr_unevictable", "pgfree", "F", "kvm/", "nr_anon_pages", "unaccounted")
+
+
+def _telling_first(step: StepResult) -> list[Finding]:
+    """Findings with those in front that name the fault most directly; dozens of counters move with one page."""
+
+    def place(finding: Finding) -> int:
+        return next((n for n, name in enumerate(_TELLING) if finding.counter.startswith(name)), len(_TELLING))
+
+    return sorted(step.findings, key=place)
