@@ -103,6 +103,7 @@ class TestMistakesOfSuites:
                 r"test_cases.py, line 5: ModuleNotFoundError: No module named 'no_such_module'",
             ),
             ("1 / 0\n", r"test_cases.py, line 5: ZeroDivisionError: division by zero"),
+            ("def half():\n    1 / 0\nhalf()\n", r"test_cases.py, line 6: ZeroDivisionError: division by zero"),
             ("x = G0[1:2:3]\n", r"a range of g0.r0 is written g0.r0[first:end], without a step"),
         ],
     )

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import struct
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -136,6 +139,20 @@ class TestBridge:
             for thread in threads:
                 thread.join(10)
         assert got == [there]
+
+    def test_a_fifo_that_takes_a_part(self, folder: Path, qemu: Qemu) -> None:
+        first, second = os.urandom(40_000), os.urandom(40_000)  # a FIFO holds 65,536 bytes
+        with SocketBridge(folder, NAME) as sock:
+            sock.sendall(first)
+            end = time.monotonic() + 10
+            while struct.unpack("i", fcntl.ioctl(qemu.reader, termios.FIONREAD, bytes(4)))[0] < len(first):
+                assert time.monotonic() < end
+                time.sleep(0.001)
+            sock.sendall(second)
+            time.sleep(0.05)
+            qemu.write(b"and back")
+            assert qemu.read(len(first) + len(second)) == first + second
+            assert receive(sock, 8) == b"and back"
 
     def test_one_bridge_after_another(self, folder: Path, qemu: Qemu) -> None:
         for number in range(5):
