@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,15 @@ time.sleep(60)
 """
 
 
-def waiting(path: Path) -> subprocess.Popen[bytes]:
+@contextmanager
+def waiting(path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process with ``path`` on its command line that does nothing."""
-    return subprocess.Popen(["tail", "-F", str(path / "nothing")], stderr=subprocess.DEVNULL, start_new_session=True)
+    command = ["tail", "-F", str(path / "nothing")]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def gone(path: Path, seconds: float = 10) -> bool:
