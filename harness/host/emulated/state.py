@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 
@@ -25,6 +26,8 @@ from harness.host.probe import ProbeClient
 @dataclass(frozen=True)
 class TestbedSpec:
     """Shape of a testbed; two testbeds of the same shape, kernel and images have the same saved state."""
+
+    __test__: ClassVar[bool] = False  # pytest: the name begins with Test, but there is nothing to collect
 
     machine: MachineSpec
     guests: tuple[GuestSpec, ...]
@@ -63,6 +66,8 @@ class GuestState(msgspec.Struct, frozen=True, kw_only=True):
 
 class TestbedState(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a testbed that is ready; kept beside its saved state."""
+
+    __test__: ClassVar[bool] = False
 
     release: str
     version: str
