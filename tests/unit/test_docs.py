@@ -171,7 +171,7 @@ def test_designs() -> None:
 
 
 FOREIGN = re.compile(
-    r"/root/\.(?!ssh)|/home/\w|/work/|/tmp/[a-z]/"
+    r"/root/\.(?!ssh)|/home/\w|/tmp/[a-z]/"
     r"|\bpypi\.|\bdebian\.org|\bproxy\b.*://|://(?!127\.)[\w.-]+:\d+|index-url|\bmirror\.(?!example)",
     re.I,
 )
