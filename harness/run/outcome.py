@@ -49,10 +49,10 @@ def rejected_window(steps: list[StepResult]) -> str:
 
 
 IN_FLIGHT = 8
-"""Pages that the kernel may hold at one sample and not at another, and that no counter names: the poll table of a QEMU
-that sleeps in ppoll() (1 page, fs/select.c:poll_get_entry), a block of kvfree_rcu() (1 page), an order-3 block (its
-owner is not known).  Seen in 2 of 406 cases, while a kernel build kept the machine at a load of 5: +1 and +8."""
-_UNNAMED = ("F", "pgalloc", "pgfree", "unaccounted")
+"""Pages that the kernel may take or give back on its own between two samples: the poll table of a QEMU that sleeps in
+ppoll() (1 page, fs/select.c:poll_get_entry), a block of kvfree_rcu() (1 page), a new slab of any cache (up to order 3,
+mm/slub.c:slub_max_order).  Seen in 3 of some 1,000 cases, while other programs kept the machine busy: +1, +8 and +8."""
+_UNNAMED = ("F", "pgalloc", "pgfree", "unaccounted", "nr_slab_reclaimable", "nr_slab_unreclaimable")
 
 
 def pages_in_flight(steps: list[StepResult]) -> str:
