@@ -49,9 +49,9 @@ def rejected_window(steps: list[StepResult]) -> str:
 
 
 IN_FLIGHT = 8
-"""Pages that the kernel may take or give back on its own between two samples: the poll table of a QEMU that sleeps in
-ppoll() (1 page, fs/select.c:poll_get_entry), a block of kvfree_rcu() (1 page), a new slab of any cache (up to order 3,
-mm/slub.c:slub_max_order).  Seen in 3 of some 1,000 cases, while other programs kept the machine busy: +1, +8 and +8."""
+"""Pages that the kernel may take or give back on its own between two samples.  Measured: a new slab of order 3
+(nr_slab_unreclaimable +8), once; +1 and +8 whose owner was not found, once each: 3 of some 1,200 cases, all while other
+programs kept the machine busy.  Candidates for the +1: a poll table of QEMU's ppoll(), a block of kvfree_rcu()."""
 _UNNAMED = ("F", "pgalloc", "pgfree", "unaccounted", "nr_slab_reclaimable", "nr_slab_unreclaimable")
 
 
