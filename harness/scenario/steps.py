@@ -207,6 +207,72 @@ class PunchHole(_RangeStep, frozen=True, tag="punch"):
     phrase: ClassVar[str] = "punch hole"
 
 
+class Pin(_RangeStep, frozen=True, tag="pin"):
+    """Somebody takes a reference on every present page of the range, on the side that the page has.
+
+    Nobody who splits, migrates or frees folios expects it.
+    """
+
+    phrase: ClassVar[str] = "pin"
+
+
+class Unpin(_RangeStep, frozen=True, tag="unpin"):
+    """The references that pins took on pages of the range are dropped."""
+
+    phrase: ClassVar[str] = "unpin"
+
+
+class Place(BaseStep, frozen=True, tag="place"):
+    """From here on all threads of the guest's QEMU, and what the host does to its memory, run on host CPU ``cpu``."""
+
+    guest: str
+    cpu: int
+
+    def __post_init__(self) -> None:
+        if not _GUEST.fullmatch(self.guest):
+            raise UsageError(f"place names guest {self.guest!r}: guests are called g0, g1, ...")
+        if self.cpu < 0:
+            raise UsageError(f"place {self.guest} on CPU {self.cpu}: CPUs are counted from 0")
+
+    def guest_names(self) -> tuple[str, ...]:
+        return (self.guest,)
+
+    def text(self) -> str:
+        return f"place {self.guest} on CPU {self.cpu}"
+
+
+class Compact(BaseStep, frozen=True, tag="compact"):
+    """The host is asked to compact all memory (``/proc/sys/vm/compact_memory``)."""
+
+    def text(self) -> str:
+        return "compact"
+
+
+class DropCaches(BaseStep, frozen=True, tag="drop_caches"):
+    """The host is asked to drop clean page cache (``/proc/sys/vm/drop_caches``)."""
+
+    def text(self) -> str:
+        return "drop caches"
+
+
+class Pressure(BaseStep, frozen=True, tag="pressure"):
+    """A process of the host takes ``pages`` pages and keeps them; 0 gives them back.
+
+    ``anon``: anonymous memory; ``cache``: page cache of a file; ``fragment``: every second page of anonymous memory
+    that it takes is given back, so that free memory is in pieces.
+    """
+
+    kind: Literal["anon", "cache", "fragment"]
+    pages: int
+
+    def __post_init__(self) -> None:
+        if self.pages < 0:
+            raise UsageError(f"pressure of {self.pages} pages: 0 gives everything back, more takes that many")
+
+    def text(self) -> str:
+        return f"{self.kind} pressure of {self.pages} pages" if self.pages else f"end of {self.kind} pressure"
+
+
 class Settle(BaseStep, frozen=True, tag="settle"):
     """Per-CPU batches are drained and counters folded; no guest and no file is touched."""
 
@@ -237,9 +303,13 @@ class Close(BaseStep, frozen=True, tag="close"):
         return f"close {self.guest}"
 
 
-Step = Populate | Touch | Convert | Check | Fallocate | PunchHole | Settle | Empty | Close
+Step = (
+    Populate | Touch | Convert | Check | Fallocate | PunchHole
+    | Pin | Unpin | Place | Compact | DropCaches | Pressure | Settle | Empty | Close
+)  # fmt: skip
 
 STEP_TYPES: tuple[type[BaseStep], ...] = (
-    Populate, Touch, Convert, Check, Fallocate, PunchHole, Settle, Empty, Close,
+    Populate, Touch, Convert, Check, Fallocate, PunchHole,
+    Pin, Unpin, Place, Compact, DropCaches, Pressure, Settle, Empty, Close,
 )  # fmt: skip
 """Every step, in the order of the documentation."""
