@@ -74,6 +74,9 @@ class Blocks:
         return Blocks(tuple(sorted(kept)))
 
 
+NO_BLOCKS = Blocks()
+
+
 def spread(starts: int, order: int) -> int:
     """All pages of the blocks of ``2**order`` pages that begin at ``starts``."""
     for shift in range(order):

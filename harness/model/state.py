@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from harness.model import pages
-from harness.model.aligned import Blocks
+from harness.model.aligned import NO_BLOCKS, Blocks
 from harness.scenario.steps import CHUNK_PAGES, PageRange, Side
 
 CHUNK_ORDER = 9
@@ -68,23 +68,23 @@ class RegionState:
     shared_patterns: Patterns = Patterns()
 
     # The guest_memfd beyond order 0.
-    private_folios: Blocks = Blocks()
+    private_folios: Blocks = NO_BLOCKS
     """Large folios of the guest_memfd; pages of ``private`` in none of them are order-0 folios."""
     private_dirty: int = 0
     """All pages of the dirty folios of the guest_memfd, of any order."""
     private_held: int = 0
     """Pages on whose private folio somebody holds a reference that the kernel does not expect."""
-    leaf_private_large: Blocks = Blocks()
+    leaf_private_large: Blocks = NO_BLOCKS
     """Leaves of 2 MiB (order 9) and 1 GiB (order 18) to private folios; ``leaf_private`` is of 4 KiB leaves only."""
 
     # The shared backing beyond 4 KiB.
-    shared_folios: Blocks = Blocks()
+    shared_folios: Blocks = NO_BLOCKS
     """Large folios of the shared backing that occupy memory, mapped or not."""
     shared_in_folio: int = 0
     """Pages of ``shared`` that are pages of those folios; the rest of ``shared`` is order-0."""
     shared_held: int = 0
     """Pages on whose shared folio somebody holds a reference (a long-term pin)."""
-    leaf_shared_large: Blocks = Blocks()
+    leaf_shared_large: Blocks = NO_BLOCKS
     """Leaves of 2 MiB and 1 GiB to shared folios; ``leaf_shared`` is of 4 KiB leaves only."""
 
     @classmethod
