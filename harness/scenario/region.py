@@ -22,7 +22,8 @@ class Region:
     def __getitem__(self, key: int | slice) -> PageRange:
         if isinstance(key, int):
             return PageRange(self.name, key, 1)
-        if key.step is not None or key.start is None or key.stop is None:
+        plain = isinstance(key, slice) and key.step is None and {type(key.start), type(key.stop)} == {int}
+        if not plain:
             raise UsageError(f"a range of {self.name} is written {self.name}[first:end], without a step")
         return PageRange(self.name, key.start, key.stop - key.start)
 

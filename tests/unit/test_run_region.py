@@ -31,6 +31,8 @@ def test_what_is_written_is_what_is_shown(text: str) -> None:
     [
         (slice(0, 512, 2), "a range of g0.r0 is written g0.r0[first:end], without a step"),
         (slice(0, 512, 1), "without a step"),
+        ("0:512", "is written g0.r0[first:end]"),
+        (slice("0", 512), "is written g0.r0[first:end]"),
         (slice(None, 512), "is written g0.r0[first:end]"),
         (slice(512, None), "is written g0.r0[first:end]"),
         (slice(None), "is written g0.r0[first:end]"),
