@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Mutation testing of the reference model: ``python -m tests.mutation --help``."""
