@@ -89,7 +89,8 @@ def test_a_campaign_kills_and_lets_survive(tmp_path: Path) -> None:
     (rules / "__init__.py").write_text("")
     (rules / "one.py").write_text("def known(a):\n    return a + a\n\ndef unknown(a):\n    return a * 5\n")
     (tmp_path / "test_model_one.py").write_text(
-        "from rules.one import known, unknown\n\ndef test_known():\n    assert known(3) == 6\n    assert unknown(0) == 0\n"
+        "from rules.one import known, unknown\n\n"
+        "def test_known():\n    assert known(3) == 6\n    assert unknown(0) == 0\n"
     )
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=120, check=False,
