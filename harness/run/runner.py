@@ -31,12 +31,13 @@ from harness.model.facts import HostFacts
 from harness.model.predict import predict
 from harness.model.prediction import StepPrediction
 from harness.run.judge import compare_conversions, expected_on_guest, judge
+from harness.run.locate import misplaced
 from harness.run.outcome import CLASSES, outcome, verdict_of_error
-from harness.run.result import CaseResult, StepResult
+from harness.run.result import CaseResult, Finding, StepResult
 from harness.run.verdict import Verdict
 from harness.run.walk import STEP_SECONDS, Done, Walker
 from harness.scenario.scenario import Scenario
-from harness.scenario.steps import Step
+from harness.scenario.steps import PageRange, Step
 
 IDLE_WINDOWS = 3
 """Empty windows observed before the first step, one behind the other: the largest movement of a counter in one of them
@@ -134,7 +135,7 @@ class ScenarioRun:
         offsets = {name: path.stat().st_size if path.exists() else 0 for name, path in traced.items()}
         done, before, after = self.observe(lambda: self.walker.carry_out(step, prediction))
         observed = difference(before, after)
-        findings = judge(prediction, observed, self.noise)
+        findings = [self.locate(finding, prediction) for finding in judge(prediction, observed, self.noise)]
         messages = list(done.problems)
         if not done.problems:
             messages += self.compare(prediction, done, offsets)
@@ -149,6 +150,19 @@ class ScenarioRun:
         self.keep_sample(f"step{prediction.index}-before", before)
         self.keep_sample(f"step{prediction.index}-after", after)
         return result
+
+    def locate(self, finding: Finding, prediction: StepPrediction) -> Finding:
+        """The finding with the pages that are off, where it is one on the pages of a guest_memfd."""
+        kind, _, guest = finding.counter.partition("/")
+        if kind != "gmem" or finding.verdict is not Verdict.DEVIATES:
+            return finding
+
+        def count(where: PageRange) -> int:
+            ((offset, length),) = self.walker.extents(where)
+            return self.testbed.channels.probe.cachestat(self.walker.pid(where.region), offset, length)
+
+        said = misplaced(guest, prediction.regions, count)
+        return msgspec.structs.replace(finding, reasons=(*finding.reasons, f"seen: {said}")) if said else finding
 
     def check_tracing(self) -> None:
         """The trace event must be on: otherwise an empty list of conversions would look like agreement."""
