@@ -36,7 +36,7 @@ class Fault:
 
 
 FAULT_TABLE = (
-    Fault("punch-keeps-single-page", r"nr_file_pages|gmem/g0", "present private page"),
+    Fault("punch-keeps-single-page", r"nr_file_pages|gmem/g0", "of g0.r0 is present and should not be"),
     Fault("leaked-reference", r"nr_unevictable|pgfree", "leave the page cache"),
     Fault("movable-allocation", r"blocks/Unmovable|movable_balance", ""),
     Fault("not-zeroed", "", "do not hold zeroes"),
