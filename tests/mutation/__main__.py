@@ -7,6 +7,7 @@ survivors and ends with the share that was killed; exit code 1 when it is below 
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections import Counter
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from tests.mutation.campaign import MODEL, ROOT, campaign, preload, start
+from tests.mutation.campaign import MODEL, ROOT, campaign, preload, start, tests_for
 from tests.mutation.mutants import Mutant, mutants_of
 
 # The unchanged tests take some seconds; a mutant that takes this many times as long loops.
@@ -30,12 +31,10 @@ def _chosen(only: tuple[str, ...]) -> list[Mutant]:
     return [mutant for file in files for mutant in mutants_of(file)]
 
 
-def _unchanged(seconds_at_most: float = 600.0) -> float:
+def _unchanged(mutants: list[Mutant], seconds_at_most: float = 600.0) -> float:
     """Seconds that the tests of the unchanged model take; ends the program when they fail."""
-    import os
-
     began = time.monotonic()
-    pid = start(None)
+    pid = start(None, sorted({test for mutant in mutants for test in tests_for(mutant.file)}))
     while time.monotonic() - began < seconds_at_most:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
@@ -67,7 +66,7 @@ def main(
             click.echo(str(mutant))
         return
     preload()
-    unchanged = _unchanged()
+    unchanged = _unchanged(mutants)
     deadline = max(DEADLINE_LEAST, DEADLINE_FACTOR * unchanged)
     click.echo(f"{len(mutants)} of {total} mutants, seed {seed}; the unchanged model's tests take {unchanged:.1f} s")
     results = campaign(mutants, jobs=jobs, deadline=deadline)

@@ -25,7 +25,9 @@ from tests.mutation.mutants import Mutant, mutated_tree
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "harness" / "model"
 TESTS = ROOT / "tests" / "unit"
-SURVIVED, KILLED, NO_TESTS = 0, 1, 5
+SURVIVED, NO_TESTS = 0, 5
+UNUSED = 98
+"""Exit code of a child whose tests never imported the changed module: its verdict would be worth nothing."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,18 @@ class _Finder(importlib.abc.MetaPathFinder):
     def __init__(self, mutant: Mutant) -> None:
         self.name = ".".join(mutant.file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         self.mutant = mutant
+        self.used = False
+
+    def pytest_configure(self) -> None:
+        """As late as that: pytest puts a finder of its own in front, which would load the unchanged file."""
+        sys.meta_path.insert(0, self)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname != self.name:
             return None
+        self.used = True
         loader = _Loader(mutated_tree(self.mutant), self.mutant.file)
         places = [str(self.mutant.file.parent)] if self.mutant.file.name == "__init__.py" else None
         return importlib.util.spec_from_file_location(
@@ -100,14 +108,14 @@ def _child(mutant: Mutant | None, tests: list[str]) -> int:
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
     os.chdir(ROOT)
-    if mutant is not None:
-        sys.meta_path.insert(0, _Finder(mutant))
-    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:gmem", *tests]))
+    finder = _Finder(mutant) if mutant is not None else None
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:gmem"]
+    code = int(pytest.main([*options, *tests], plugins=[finder] if finder else []))
+    return UNUSED if finder and not finder.used else code
 
 
-def start(mutant: Mutant | None) -> int:
-    """Forks a process that tests one mutant, or the unchanged module of ``None``; returns its process id."""
-    tests = tests_for(mutant.file) if mutant else sorted({t for f in MODEL.rglob("*.py") for t in tests_for(f)})
+def start(mutant: Mutant | None, tests: list[str]) -> int:
+    """Forks a process that runs tests on one mutant, or on the unchanged model for None; returns its process id."""
     pid = os.fork()
     if pid:
         return pid
@@ -126,14 +134,14 @@ def campaign(mutants: Sequence[Mutant], *, jobs: int, deadline: float) -> list[R
     while waiting or running:
         while waiting and len(running) < jobs:
             mutant = waiting.pop()
-            running[start(mutant)] = (mutant, time.monotonic())
+            running[start(mutant, tests_for(mutant.file))] = (mutant, time.monotonic())
         pid, status = os.waitpid(-1, os.WNOHANG)
         now = time.monotonic()
         if pid in running:
             mutant, began = running.pop(pid)
             code = os.waitstatus_to_exitcode(status)
-            if code == NO_TESTS:
-                raise SystemExit(f"pytest found no tests for {mutant.file.name}")
+            if code in (NO_TESTS, UNUSED):
+                raise SystemExit(f"no test of {', '.join(tests_for(mutant.file))} imports {mutant.file.name}")
             results.append(Result(mutant, "survived" if code == SURVIVED else "killed", now - began))
             print_one(results[-1], len(results), len(mutants))
             continue
