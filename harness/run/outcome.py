@@ -92,9 +92,9 @@ def outcome(steps: list[StepResult]) -> tuple[Verdict, str]:
             if finding.verdict not in (Verdict.PASS, Verdict.SKIP)
         ]
     if not found:
-        judged = [finding.verdict for step in steps for finding in step.findings]
-        unknown = f", {judged.count(Verdict.SKIP)} could not be observed" if Verdict.SKIP in judged else ""
-        return Verdict.PASS, f"{judged.count(Verdict.PASS)} predictions over {len(steps)} steps hold{unknown}"
+        skipped = sum(finding.verdict is Verdict.SKIP for step in steps for finding in step.findings)
+        unknown = f", {skipped} could not be observed" if skipped else ""
+        return Verdict.PASS, f"{sum(step.held for step in steps)} predictions over {len(steps)} steps hold{unknown}"
     verdict = worst(kind for kind, _ in found)
     sentences = [text for kind, text in found if kind is verdict]
     more = f" (and {len(sentences) - 1} more findings)" if len(sentences) > 1 else ""

@@ -7,6 +7,8 @@ and read back by every report.  Field order is the order on disk; mappings are w
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from harness.run.verdict import Verdict
@@ -38,10 +40,62 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     """The step as a sentence, e.g. ``convert g0.r0[0:512] to private``."""
     seconds: float
     findings: tuple[Finding, ...]
+    """Counters that were predicted to move, or may, and those that are not as predicted."""
     recorded: dict[str, int]
     """Differences of counters that moved and that nobody predicted."""
     messages: tuple[str, ...] = ()
     """Findings that are not a counter: contents of a page, list of conversions, witnesses that disagree."""
+    still: dict[str, tuple[str, ...]] = {}
+    """Counters that were predicted to stay and stayed, in a testbed without noise, by the reason why they must.
+    They are nine of ten findings, and their reason is one and the same."""
+
+    @property
+    def held(self) -> int:
+        """Predictions that hold."""
+        return sum(finding.verdict is Verdict.PASS for finding in self.findings) + sum(map(len, self.still.values()))
+
+
+def apart(findings: Iterable[Finding]) -> tuple[tuple[Finding, ...], dict[str, tuple[str, ...]]]:
+    """The ``findings`` and the ``still`` of a StepResult."""
+    told: list[Finding] = []
+    still: dict[str, list[str]] = {}
+    for finding in findings:
+        zero = finding.low == finding.high == finding.observed == finding.noise == 0
+        if zero and finding.verdict is Verdict.PASS and len(finding.reasons) == 1:
+            still.setdefault(finding.reasons[0], []).append(finding.counter)
+        else:
+            told.append(finding)
+    return tuple(told), {reason: tuple(counters) for reason, counters in still.items()}
+
+
+class CounterSharpness(msgspec.Struct, frozen=True, kw_only=True):
+    """How sharp the predictions of one counter are, over all steps of a run; see ``harness.run.sharpness``."""
+
+    counter: str
+    exact: int
+    """Predictions of one value."""
+    intervals: int
+    width_mean: float
+    """Highest less lowest value of an interval, on average."""
+    width_max: int
+    effect_mean: float
+    """What the counter moved by, up or down, on average over the steps with an interval."""
+    effect_max: int
+    """The most that it moved by in any step."""
+    ratio: float | None
+    """Width to effect, both summed over the intervals; None when there is none or the counter never moved in one."""
+
+
+class Sharpness(msgspec.Struct, frozen=True, kw_only=True):
+    """How sharp the predictions of a run are."""
+
+    still: int = 0
+    """Predictions that a counter stays where it is."""
+    exact: int = 0
+    """Predictions of one value other than 0."""
+    intervals: int = 0
+    counters: tuple[CounterSharpness, ...] = ()
+    """Those that moved or had an interval, the least sharp first."""
 
 
 class CaseResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,3 +135,4 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     command: tuple[str, ...]
     counts: dict[str, int]
     """Number of cases per verdict word."""
+    sharpness: Sharpness = Sharpness()

@@ -30,10 +30,11 @@ from harness.model.context import Design
 from harness.model.facts import HostFacts
 from harness.model.predict import predict
 from harness.model.prediction import StepPrediction
+from harness.run.evidence import keep_predictions, keep_sample, thin_out
 from harness.run.judge import compare_conversions, expected_on_guest, judge
 from harness.run.locate import misplaced
 from harness.run.outcome import CLASSES, outcome, verdict_of_error
-from harness.run.result import CaseResult, Finding, StepResult
+from harness.run.result import CaseResult, Finding, StepResult, apart
 from harness.run.verdict import Verdict
 from harness.run.walk import STEP_SECONDS, Done, Walker
 from harness.scenario.scenario import Scenario
@@ -117,9 +118,9 @@ class ScenarioRun:
         self.testbed.check_consoles()
         self.check_tracing()
         start = self.measure_noise()
-        self.keep_sample("start", start)
+        keep_sample(self.evidence, "start", start)
         predictions = predict(self.scenario, self.design, start.values, self.facts)
-        self.keep_predictions(predictions)
+        keep_predictions(self.evidence, predictions)
         for prediction in predictions:
             result = self.one_step(prediction)
             self.steps.append(result)
@@ -135,7 +136,7 @@ class ScenarioRun:
         offsets = {name: path.stat().st_size if path.exists() else 0 for name, path in traced.items()}
         done, before, after = self.observe(lambda: self.walker.carry_out(step, prediction))
         observed = difference(before, after)
-        findings = [self.locate(finding, prediction) for finding in judge(prediction, observed, self.noise)]
+        findings, still = apart(self.locate(finding, prediction) for finding in judge(prediction, observed, self.noise))
         messages = list(done.problems)
         if not done.problems:
             messages += self.compare(prediction, done, offsets)
@@ -143,12 +144,13 @@ class ScenarioRun:
             index=prediction.index,
             text=step.text(),
             seconds=time.monotonic() - began,
-            findings=tuple(findings),
+            findings=findings,
+            still=still,
             recorded={name: moved for name, moved in observed.items() if moved and name not in prediction.predictions},
             messages=tuple(messages),
         )
-        self.keep_sample(f"step{prediction.index}-before", before)
-        self.keep_sample(f"step{prediction.index}-after", after)
+        keep_sample(self.evidence, f"step{prediction.index}-before", before)
+        keep_sample(self.evidence, f"step{prediction.index}-after", after)
         return result
 
     def locate(self, finding: Finding, prediction: StepPrediction) -> Finding:
@@ -196,32 +198,6 @@ class ScenarioRun:
                 return found
             time.sleep(0.005)
 
-    # -- evidence
-
-    def keep_sample(self, name: str, sample: Sample) -> None:
-        """The kernel's own texts of a sample, and the values made from them."""
-        folder = self.evidence / "samples"
-        folder.mkdir(exist_ok=True)
-        (folder / f"{name}.json").write_bytes(
-            msgspec.json.encode({"raw": dict(sample.raw), "time_ns": sample.time_ns, "values": dict(sample.values)})
-        )
-
-    def keep_predictions(self, predictions: list[StepPrediction]) -> None:
-        """The prediction of every step with its reasons."""
-        plain = [
-            {
-                "index": step.index,
-                "step": step.step.text(),
-                "counters": {
-                    name: {"low": p.low, "high": p.high, "reasons": [str(reason) for reason in p.reasons]}
-                    for name, p in sorted(step.predictions.items())
-                },
-                "unpredicted": dict(sorted(step.unpredicted.items())),
-            }
-            for step in predictions
-        ]
-        (self.evidence / "prediction.json").write_bytes(msgspec.json.format(msgspec.json.encode(plain), indent=1))
-
 
 _LAST_WORDS_SECONDS = 0.5
 """How long a console may take to show why a channel went silent: a panic prints for some tens of milliseconds."""
@@ -260,6 +236,8 @@ def run_scenario(
                 verdict, why = verdict_of_error(error), str(error)
             if keep and verdict is not Verdict.PASS and testbed.machine.running:
                 why += _keep(testbed, evidence / KEPT)
+            if verdict is Verdict.PASS:
+                thin_out(evidence)
     except GmemError as error:
         verdict, why = verdict_of_error(error), str(error)
     return CaseResult(

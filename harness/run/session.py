@@ -34,6 +34,7 @@ from harness.run.lab import make_lab
 from harness.run.outcome import pages_in_flight, rejected_window, verdict_of_error
 from harness.run.result import CaseResult, RunInfo
 from harness.run.runner import CaseName, run_scenario
+from harness.run.sharpness import sharpness
 from harness.run.verdict import Verdict, worst
 from harness.run.walk import STEP_SECONDS
 from harness.scenario.scenario import Scenario
@@ -244,6 +245,7 @@ class Session:
             versions={"gmem-harness": __version__, "python": platform.python_version(), "pytest": version("pytest")},
             command=command,
             counts={kind.value: sum(case.verdict is kind for case in self.cases) for kind in Verdict},
+            sharpness=sharpness(self.cases),
         )
 
     def _sum_up(self) -> tuple[Verdict, str]:

@@ -274,7 +274,7 @@ class TestWalk:
 
     def test_evidence(self, bench: Bench) -> None:
         bench.probe.moves = [{"nr_file_pages": -1}]
-        bench.run(MINUS)
+        bench.run(MINUS | {"thp_split_page": (0, 0), "F": (2, 2)})
         assert {path.name for path in (bench.folder / "samples").iterdir()} == {
             "start.json", "step0-before.json", "step0-after.json",
         }  # fmt: skip
@@ -282,7 +282,26 @@ class TestWalk:
         assert (after["values"]["nr_file_pages"], after["raw"]) == (99, {"vmstat": "raw"})
         [prediction] = json.loads((bench.folder / "prediction.json").read_text())
         assert prediction["counters"]["nr_file_pages"] == {"low": -1, "high": -1, "reasons": ["rule: because"]}
+        assert prediction["still"] == {"rule: because": ["thp_split_page"]}
         assert Scenario.from_yaml((bench.folder / "scenario.yaml").read_text()).name == "case"
+
+    def test_of_a_case_that_passes_only_the_first_sample_stays(self, bench: Bench) -> None:
+        bench.probe.moves = [{"nr_file_pages": -1}]
+        assert bench.run(MINUS).verdict is Verdict.PASS
+        assert {path.name for path in (bench.folder / "samples").iterdir()} == {"start.json"}
+        assert (bench.folder / "prediction.json").exists()
+
+    def test_counters_that_stay_are_told_once_for_all(self, bench: Bench) -> None:
+        result = bench.run({"nr_file_pages": (0, 0), "F": (0, 0), "pgfree": (0, 1)})
+        assert result.steps[0].still == {"rule: because": ("F", "nr_file_pages")}
+        assert [finding.counter for finding in result.steps[0].findings] == ["pgfree"]
+        assert result.sentence == "3 predictions over 1 steps hold"
+
+    def test_a_counter_that_should_stay_and_moves_is_told_by_itself(self, bench: Bench) -> None:
+        bench.probe.moves = [{"nr_file_pages": 2}]
+        result = bench.run({"nr_file_pages": (0, 0), "F": (0, 0)})
+        assert result.verdict is Verdict.DEVIATES
+        assert [finding.counter for finding in result.steps[0].findings] == ["nr_file_pages"]
 
 
 class TestBlame:
