@@ -13,7 +13,7 @@ from harness.model.state import RegionState, chunks_of, whole_chunks
 from harness.scenario.steps import Side
 
 
-def _tables(context: Context, region: RegionState, faulted: int) -> Outcome:
+def need_tables(context: Context, region: RegionState, faulted: int) -> Outcome:
     """Page tables of QEMU that a fault on ``faulted`` needs and that are not there."""
     new = chunks_of(faulted) & ~region.tables
     text = "{n} page table{s} of QEMU for {where}, absent since a discard, {are} allocated"
@@ -26,7 +26,7 @@ def _tables(context: Context, region: RegionState, faulted: int) -> Outcome:
 def write(context: Context, region: RegionState, written: int) -> Outcome:
     """Absent pages are allocated by KVM's write fault through QEMU's page table (get_user_pages)."""
     absent = written & ~region.shared
-    tables = _tables(context, region, absent)
+    tables = need_tables(context, region, absent)
     text = "{n} absent shared page{s} of {where} {are} allocated in QEMU's anonymous memory"
     events = tables.events + context.event(SHARED_ALLOCATED, absent.bit_count(), "shared-write", text)
     mapped = map_shared(context, replace(tables.region, shared=region.shared | written), written)
@@ -36,7 +36,7 @@ def write(context: Context, region: RegionState, written: int) -> Outcome:
 def read(context: Context, region: RegionState, wanted: int) -> Outcome:
     """Present pages are mapped writable, absent ones read-only to the zero page (memory.c:do_anonymous_page)."""
     absent = wanted & ~region.shared
-    tables = _tables(context, region, absent)
+    tables = need_tables(context, region, absent)
     present = map_shared(context, tables.region, wanted & region.shared)
     zero = map_zero(context, present.region, absent)
     return Outcome(zero.region, tables.events + present.events + zero.events)
@@ -46,7 +46,6 @@ def discard(context: Context, region: RegionState, gone: int) -> Outcome:
     """madvise(DONTNEED), one call per run of the range, present or not: its notifier invalidates the range too."""
     zapped = zap(context, region, gone, Side.SHARED, "the notifier of madvise(DONTNEED)")
     present = gone & region.shared
-    whole = whole_chunks(gone) & region.tables if context.facts.pt_reclaim else 0
     passing = sum(
         physics.gather_pages((pages.span(start, count) & present).bit_count()) for start, count in pages.runs(gone)
     )
@@ -60,23 +59,31 @@ def discard(context: Context, region: RegionState, gone: int) -> Outcome:
             "gather",
             "madvise(DONTNEED) of {where} lists what it frees in {n} page{s} of its own",
         ),
-        *context.event(
+    )
+    freed = free_tables(context, zapped.region, gone)
+    after = replace(
+        freed.region,
+        shared=region.shared & ~gone,
+        shared_patterns=region.shared_patterns.clear(gone),
+    )
+    return Outcome(after, zapped.events + events + freed.events)
+
+
+def free_tables(context: Context, region: RegionState, gone: int) -> Outcome:
+    """Page tables that madvise(DONTNEED) of ``gone`` covers wholly, and thereby empties, go with CONFIG_PT_RECLAIM."""
+    whole = whole_chunks(gone) & region.tables if context.facts.pt_reclaim else 0
+    return Outcome(
+        replace(region, tables=region.tables & ~whole),
+        context.event(
             TABLE_FREED, whole.bit_count(), "page-table", "{n} page table{s} of QEMU, emptied in {where}, {are} freed"
-        ),
-        *context.event(
+        )
+        + context.event(
             PAGE_IN_PASSING,
             physics.TABLE_BATCH_PAGES if whole else 0,
             "page-table",
             "the page tables freed in {where} travel to their RCU callback in {n} page{s}",
         ),
     )
-    after = replace(
-        zapped.region,
-        shared=region.shared & ~gone,
-        tables=region.tables & ~whole,
-        shared_patterns=region.shared_patterns.clear(gone),
-    )
-    return Outcome(after, zapped.events + events)
 
 
 ANON_4K = Backing("anon-4k", (0,), write=write, read=read, discard=discard)
