@@ -28,12 +28,19 @@ from harness.model.shared_events import (
     PMD_SPLIT,
     SHARED_UNMAPPED,
     THP_FALLBACK,
+    size_name,
     split_failed,
 )
 from harness.model.shared_leaves import map_host, map_huge_zero, zap_shared
 from harness.model.state import RegionState, chunks_of, window_starts
 
 THP_PAGES = 1 << PMD_ORDER
+
+MTHP = tuple(
+    f"mthp/{size_name(PMD_ORDER)}/{name}"
+    for name in ("anon_fault_*", "nr_anon", "nr_anon_partially_mapped", "split", "split_*")
+)
+LEAVES = ("kvm/*/pages_2m", "nr_sec_page_table_pages")
 
 
 def _windows(where: int) -> int:
@@ -372,6 +379,8 @@ ANON_THP = Backing(
     write=write,
     read=read,
     discard=discard,
+    moves=("thp_fault_*", "thp_split_*", "thp_deferred_split_page", "nr_anon_transparent_hugepages", *MTHP, *LEAVES),
+    shrink=shrink,
     unpin=unpin,
 )
 """QEMU's private anonymous RAM with MADV_HUGEPAGE, share=off; THP ``always`` or ``madvise``."""

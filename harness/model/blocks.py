@@ -14,8 +14,6 @@ from harness.model import physics
 from harness.model.events import (
     PRIVATE_ALLOCATED,
     PRIVATE_FREED,
-    SHARED_ALLOCATED,
-    SHARED_FREED,
     TABLE_ALLOCATED,
     TABLE_FREED,
     Event,
@@ -100,7 +98,7 @@ def post_blocks(
             f"up to {most} pages may be claimed and only {lists.claimable} lie in free blocks of order 10:"
             " smaller ones are then split or stolen, depending on their contents"
         )
-    merged_u, merged_m, merged_r = _merged(back), _merged(total(events, SHARED_FREED)), _merged(slab[1])
+    merged_u, merged_m, merged_r = _merged(back), _merged(sum(max(0, _movable(e)) for e in events)), _merged(slab[1])
     text = (
         f"unmovable pages wanted: {taken}, free: {lists.unmovable[0]} to {lists.unmovable[1]};"
         f" slab pages wanted: up to {slab[0]};"
@@ -136,6 +134,10 @@ def post_movable_balance(ledger: Ledger, facts: HostFacts, events: list[Event], 
     )
     ledger.allow("movable_balance", 0 if quiet else -hidden, hidden, "per-cpu-lists", text)
     for event in events:
-        sign = {SHARED_ALLOCATED: -1, SHARED_FREED: +1}.get(event.kind, 0)
-        if sign:
-            ledger.add("movable_balance", sign * event.pages, sign * event.pages, event.reason(sign * event.pages))
+        if moved := _movable(event):
+            ledger.add("movable_balance", moved, moved, event.reason(moved))
+
+
+def _movable(event: Event) -> int:
+    """Pages that an event gives to Movable lists (+) or takes from them (-)."""
+    return event.pages * event.kind.moves.get("F", 0) if event.kind.demand == "Movable" else 0

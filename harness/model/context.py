@@ -54,6 +54,12 @@ ConvertRule = Callable[[Context, RegionState, int, Side], Outcome]
 """Carries one conversion out: the pages of one piece, and the side they become."""
 
 
+def keep(context: Context, region: RegionState, pages: int) -> Outcome:
+    """A rule by which nothing happens."""
+    del context, pages
+    return Outcome(region)
+
+
 @dataclass(frozen=True)
 class Backing:
     """What holds the shared side of guest memory, with its rules."""
@@ -67,6 +73,14 @@ class Backing:
     """The guest reads pages whose attribute is shared."""
     discard: Rule
     """QEMU discards the range, present or not."""
+    file_backed: bool = False
+    """Whether it is page cache of a file (memfd): its pages are in nr_file_pages and a tree of their own."""
+    moves: tuple[str, ...] = ()
+    """Counters that its rules move beyond those of anonymous 4 KiB memory, as patterns (``thp_split_*``)."""
+    shrink: Rule = keep
+    """What memory pressure, or dropping slabs, makes of its folios."""
+    unpin: Rule = keep
+    """References that pins took on shared pages of the range are dropped."""
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def _predict_step(
     allowances: Allowances,
 ) -> StepPrediction:
     ledger = Ledger()
-    open_counters(ledger, start, walk.running, step.text(), design)
+    open_counters(ledger, start, walk.running, step.text(), design, backing)
     if isinstance(step, Close):
         unpredicted = close_guest(ledger, step.guest, walk.elsewhere, walk.regions, allowances)
         walk.running.remove(step.guest)

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 
 from harness.model.blocks import BLOCK_COUNTERS
-from harness.model.context import Design
+from harness.model.context import Backing, Design
 from harness.model.ledger import Ledger
 
 MOVING = (
@@ -50,19 +51,41 @@ QUIET_PER_GUEST: Mapping[str, str] = {
 }
 
 
-def open_counters(ledger: Ledger, start: Mapping[str, int], running: Iterable[str], step: str, design: Design) -> None:
+ORDER_0_ONLY = (
+    *next(counters for text, counters in QUIET.items() if "huge page" in text),
+    "thp_*", "mthp/*", "kvm/*/pages_2m", "kvm/*/pages_1g",
+)  # fmt: skip
+"""Counters whose reason above holds only where neither side has folios above order 0."""
+
+
+def open_counters(
+    ledger: Ledger, start: Mapping[str, int], running: Iterable[str], step: str, design: Design, backing: Backing
+) -> None:
     """Opens every counter the model speaks of, at 0 and with the reason for it."""
     rule = f"untouched ({design.name})"
-    ledger.open(MOVING, rule, f"nothing in this step ({step}) moves it")
+    still = f"nothing in this step ({step}) moves it"
+    ledger.open(MOVING, rule, still)
+    small = (design.folio_orders, backing.folio_orders) == ((0,), (0,))
+
+    def quiet(counters: Iterable[str], text: str) -> None:
+        for counter in counters:
+            if _matches(counter, backing.moves):
+                ledger.open((counter,), rule, still)
+            elif small or not _matches(counter, ORDER_0_ONLY):
+                ledger.open((counter,), rule, text)
+            else:
+                ledger.open((counter,), rule, f"no rule of {design.name} and {backing.name} moves it in this step")
+
+    quiet((counter for counter in backing.moves if "*" not in counter and "{" not in counter), still)
     for text, counters in QUIET.items():
-        ledger.open(counters, rule, text)
+        quiet(counters, text)
     for prefix, text in QUIET_PREFIXES.items():
-        ledger.open((counter for counter in start if counter.startswith(prefix)), rule, text)
+        quiet((counter for counter in start if counter.startswith(prefix)), text)
     for guest in running:
-        ledger.open(
-            (counter.format(guest=guest) for counter in MOVING_PER_GUEST),
-            rule,
-            f"nothing in this step ({step}) moves it in guest {guest}",
-        )
+        ledger.open((counter.format(guest=guest) for counter in MOVING_PER_GUEST), rule, f"{still} in guest {guest}")
         for counter, text in QUIET_PER_GUEST.items():
-            ledger.open((counter.format(guest=guest),), rule, text)
+            quiet((counter.format(guest=guest),), text)
+
+
+def _matches(counter: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(counter, pattern) for pattern in patterns)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from harness.model import pages
 from harness.model.aligned import NO_BLOCKS, Blocks
+from harness.model.parked import NOTHING_PARKED, Parked
 from harness.scenario.steps import CHUNK_PAGES, PageRange, Side
 
 CHUNK_ORDER = 9
@@ -87,6 +88,19 @@ class RegionState:
     leaf_shared_large: Blocks = NO_BLOCKS
     """Leaves of 2 MiB and 1 GiB to shared folios; ``leaf_shared`` is of 4 KiB leaves only."""
 
+    leaf_zero_large: Blocks = NO_BLOCKS
+    """Read-only leaves of 2 MiB to the kernel's huge zero folio; ``leaf_zero`` is of 4 KiB leaves only."""
+    shared_huge: Blocks = NO_BLOCKS
+    """Shared folios that QEMU's page table maps by one entry (order 9: PMD, order 18: PUD)."""
+    zero_huge: Blocks = NO_BLOCKS
+    """Windows that QEMU's page table maps to the huge zero folio by one entry."""
+    shared_mapped: int = 0
+    """Pages of a file's page cache that QEMU's page table maps; unused where the shared side is anonymous memory."""
+    shared_lost: int = 0
+    """Pages of ``shared_folios`` that references keep and nothing maps any more."""
+    shared_parked: Parked = NOTHING_PARKED
+    """Shared folios that only references keep."""
+
     @classmethod
     def empty(cls, chunks: int, *, tables: bool = True) -> RegionState:
         """The canonical state after a restore: shared, nothing present, nothing mapped; page tables exist or not."""
@@ -137,3 +151,11 @@ def chunks_of(where: int) -> int:
     """The chunks (bit n: chunk n) that the set ``where`` touches."""
     marks = pages.groups(where, CHUNK_ORDER)
     return sum(1 << (start // CHUNK_PAGES) for start, _ in pages.runs(marks))
+
+
+def window_starts(chunks: int) -> int:
+    """First pages of the chunks in the set ``chunks`` (bit n: chunk n)."""
+    starts = 0
+    for start, count in pages.runs(chunks):
+        starts |= pages.strided(start * CHUNK_PAGES, (start + count) * CHUNK_PAGES, CHUNK_PAGES)
+    return starts
