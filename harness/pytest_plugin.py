@@ -8,7 +8,8 @@ A case is a test function that takes the fixture ``gmem`` and gives it steps; it
         \"\"\"Converting touched private pages to shared gives every one of them back to the host.\"\"\"
         gmem.run(Convert(G0[0:512], PRIVATE), Populate(G0[0:512]), Convert(G0[0:512], SHARED))
 
-A YAML scenario named on the command line is a case too.  The plugin does nothing in a run without such cases.
+A function that also takes ``gmem_seed`` becomes ``--gmem-cases`` cases, with the seeds from ``--gmem-seed`` on.  A YAML
+scenario named on the command line is a case too.  The plugin does nothing in a run without such cases.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ from harness.scenario.steps import Step
 
 LISTENER = "gmem-listener"
 """Name of a plugin that wants to know how the run goes; see :class:`Listener`."""
+
+
+RANDOM_CASES = 500
+"""Cases that a function with ``gmem_seed`` becomes: enough that each rule of the model is met some fifty times."""
 
 
 class Listener(Protocol):
@@ -227,7 +232,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--gmem-guest", default="snp-stand-in", help="how guests are started")
     group.addoption("--gmem-cmdline", default="", help="added to the command line of the kernel under test")
     group.addoption("--gmem-repeat", type=int, default=1, help="run every case that many times")
-    group.addoption("--gmem-seed", type=int, default=0, help="seed of everything random, recorded in run.json")
+    group.addoption("--gmem-seed", type=int, default=0, help="seed of the first random case, recorded in run.json")
+    group.addoption("--gmem-cases", type=int, default=RANDOM_CASES, help="cases that are made of a random one")
     group.addoption("--gmem-deadline", type=float, default=STEP_SECONDS, help="seconds that one request may take")
     group.addoption("--gmem-keep", action="store_true", help="save the testbed of a case that does not pass")
 
@@ -238,10 +244,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_RUN] = GmemRun(config)
 
 
-@pytest.hookimpl(trylast=True)  # so that the number stands behind the case's own parameters
+@pytest.hookimpl(trylast=True)  # so that these stand behind the case's own parameters
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``--gmem-repeat``: each case several times."""
-    times = metafunc.config.getoption("gmem_repeat")
+    """``gmem_seed``: cases called ``random-SEED``, one for each seed.  ``--gmem-repeat``: each case several times."""
+    option = metafunc.config.getoption
+    if "gmem_seed" in metafunc.fixturenames:
+        seeds = range(option("gmem_seed"), option("gmem_seed") + option("gmem_cases"))
+        metafunc.parametrize("gmem_seed", seeds, ids="random-{}".format)
+    times = option("gmem_repeat")
     if "gmem" in metafunc.fixturenames and times > 1:
         metafunc.fixturenames.append("gmem_repeat")
         metafunc.parametrize("gmem_repeat", range(1, times + 1), ids=_REPEAT.format)

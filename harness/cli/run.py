@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 from harness.cli.show import Progress, final, progress
 from harness.errors import GmemError, InfraError, UsageError
 from harness.images.recipes import SOURCE_ROOT
-from harness.pytest_plugin import LISTENER, GmemRun, run_of, selected
+from harness.pytest_plugin import LISTENER, RANDOM_CASES, GmemRun, run_of, selected
 from harness.run.result import CaseResult
 from harness.run.verdict import Verdict
 from harness.run.walk import STEP_SECONDS
@@ -99,7 +98,10 @@ def suite_paths(names: Sequence[str]) -> list[str]:
 @click.option("--out", type=click.Path(file_okay=False), help="Output directory (default: gmem-out/DATE-TIME-xxxx).")
 @click.option("-k", "expression", default="", help="Only cases whose name matches this pytest expression.")
 @click.option("--repeat", type=click.IntRange(1, 100_000), default=1, show_default=True, help="Times to run each case.")
-@click.option("--seed", type=int, help="Seed of everything random (default: drawn, recorded in run.json).")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the first random case.")
+@click.option(
+    "--cases", type=click.IntRange(1, 1_000_000), default=RANDOM_CASES, show_default=True, help="Random cases to draw."
+)
 @click.option(
     "--deadline", type=click.FloatRange(min=1), default=STEP_SECONDS, show_default=True, help="Seconds per step."
 )
@@ -117,7 +119,8 @@ def run_command(
     out: str | None,
     expression: str,
     repeat: int,
-    seed: int | None,
+    seed: int,
+    cases: int,
     deadline: float,
     keep: bool,
     dry_run: bool,
@@ -125,14 +128,23 @@ def run_command(
 ) -> int:
     """Run suites on a kernel and judge what it did with guest_memfd memory.
 
-    SUITE is a bundled suite (smoke, conversion), a path to suites of yours, or a YAML scenario.  The exit code is the
-    verdict: 0 pass, 1 deviates, 2 interrupted, 3 infra, 4 usage, 5 nothing ran, 6 inconclusive, 7 no boot, 8 crash.
+    SUITE is a bundled suite (smoke, conversion, model), a path to suites of yours, or a YAML scenario.
+
+    The exit code is the verdict: 0 pass, 1 deviates, 2 interrupted, 3 infra, 4 usage, 5 nothing ran, 6 inconclusive,
+    7 no boot, 8 crash.
     """
-    number = secrets.randbelow(1 << 31) if seed is None else seed
     arguments = [
         *suite_paths(suites),
         *("--gmem-host", host, "--gmem-design", design, "--gmem-guest", guest),
-        *("--gmem-repeat", str(repeat), "--gmem-seed", str(number), f"--gmem-cmdline={cmdline}"),
+        *(
+            "--gmem-repeat",
+            str(repeat),
+            "--gmem-seed",
+            str(seed),
+            "--gmem-cases",
+            str(cases),
+            f"--gmem-cmdline={cmdline}",
+        ),
         *(word for path in patch for word in ("--gmem-patch", path)),
         *(("--gmem-kernel", kernel) if kernel else ()),
         *(("--gmem-out", out) if out else ()),

@@ -22,7 +22,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from harness.report.summary import case_name, guest_kind_text, kernel_text, summarize
+from harness.report.summary import case_name, guest_kind_text, kernel_text, sharpness_text, summarize
 from harness.report.text import one_line, storable
 from harness.run.result import CaseResult, RunInfo
 from harness.run.verdict import Verdict
@@ -148,9 +148,12 @@ def _final_text(info: RunInfo, cases: Sequence[CaseResult], out: Path, stream: T
         "kernel": kernel_text(info),
         "design": one_line(info.design),
         "guest": guest_kind_text(info.guest_kind),
+        "bounds": sharpness_text(info.sharpness),
         "report": str(out / "report.html"),
     }
     for name, value in facts.items():
+        if not value:
+            continue
         style = _style(info.verdict) if name == "verdict" else ""
         console.print(Text(f"{name + ':':<9}{value}", style=style), soft_wrap=True)
 

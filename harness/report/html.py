@@ -25,16 +25,20 @@ from harness.report.summary import (
     moves,
     observed_text,
     outside,
+    ratio_text,
+    sharpness_text,
     summarize,
 )
 from harness.report.text import one_line, tail
-from harness.run.result import CaseResult, Finding, RunInfo, StepResult
+from harness.run.result import CaseResult, CounterSharpness, Finding, RunInfo, StepResult
 from harness.run.verdict import Verdict
 
 _TEMPLATE: Final = Path(__file__).with_name("report.html.j2")
 _STEPS: Final = 200
 _ROWS: Final = 200
 _CONSOLES: Final = 8
+_PASSING: Final = 40
+"""Cases that pass and are shown step by step; of a run of hundreds, 50 kB each would make a page nobody can open."""
 _OPEN: Final = frozenset({Verdict.CRASH, Verdict.NO_BOOT})
 """Verdicts whose cause is on a console."""
 _CLOSED: Final = frozenset({Verdict.PASS, Verdict.SKIP, Verdict.NOTHING_RAN})
@@ -60,7 +64,7 @@ class _Step:
     step: StepResult
     rows: list[_Row]
     """Findings outside their prediction first, then those that were predicted to move."""
-    still: list[_Row]
+    still: list[str]
     """Counters that were predicted to stay, and did."""
     recorded: list[tuple[str, str]]
     messages: list[str]
@@ -89,15 +93,47 @@ def html(info: RunInfo, cases: Sequence[CaseResult], out: Path) -> str:
         autoescape=True, undefined=StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    told = [_case(number, case, out) for number, case in enumerate(cases, 1)]
+    detailed = _detailed(told)
     return template.render(
         info=info,
         facts=_facts(info),
         guest_kind=guest_kind_text(info.guest_kind),
         kernel=kernel_text(info),
-        cases=[_case(number, case, out) for number, case in enumerate(cases, 1)],
+        cases=told,
+        detailed=detailed,
+        anchors={case.anchor for case in detailed},
+        sharp=_sharp(info),
+        sharp_text=sharpness_text(info.sharpness),
         consoles=_run_consoles(cases, out),
         open_consoles=info.verdict in _OPEN,
     )
+
+
+def _detailed(cases: Sequence[_Case]) -> list[_Case]:
+    """The cases that are shown step by step: all that did not pass, and the first that did."""
+    passing = 0
+    shown = []
+    for case in cases:
+        passing += not case.open
+        if case.open or passing <= _PASSING:
+            shown.append(case)
+    return shown
+
+
+@dataclass(frozen=True)
+class _Sharp:
+    """One counter's row in the table of sharpness."""
+
+    row: CounterSharpness
+    ratio: str
+    poor: bool
+    """Its intervals are wider than what it does in them."""
+
+
+def _sharp(info: RunInfo) -> list[_Sharp]:
+    rows = info.sharpness.counters[:_ROWS]
+    return [_Sharp(row, ratio_text(row), bool(row.intervals) and (row.ratio or 2.0) > 1.0) for row in rows]
 
 
 def _finalize(value: object) -> object:
@@ -147,7 +183,8 @@ def _step(step: StepResult) -> _Step:
     rows = [_Row(finding, observed_text(finding.observed), outside(finding)) for finding in step.findings]
     rows.sort(key=lambda row: (not row.outside, row.finding.counter))
     loud = [row for row in rows if row.outside or moves(row.finding)]
-    still = [row for row in rows if not (row.outside or moves(row.finding))]
+    still = [row.finding.counter for row in rows if not (row.outside or moves(row.finding))]
+    still += sorted(name for counters in step.still.values() for name in counters)
     recorded = [(name, f"{value:+d}") for name, value in sorted(step.recorded.items())]
     parts: list[Sequence[object]] = [loud, still, recorded, step.messages]
     return _Step(

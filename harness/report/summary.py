@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from harness.report.text import one_line
-from harness.run.result import CaseResult, Finding, RunInfo, StepResult
+from harness.run.result import CaseResult, CounterSharpness, Finding, RunInfo, Sharpness, StepResult
 from harness.run.verdict import Verdict
 
 KEY_LIMIT: Final = 6
@@ -131,8 +131,8 @@ def summarize(case: CaseResult, limit: int = KEY_LIMIT) -> Summary:
     busiest = max(reversed(case.steps), key=_movement, default=None)
     if busiest is not None and _movement(busiest) > (0, 0):
         return _summary(busiest, [finding for finding in busiest.findings if moves(finding)], limit)
-    judged = next((step for step in reversed(case.steps) if step.findings), None)
-    return _summary(judged, judged.findings if judged else (), limit)
+    judged = next((step for step in reversed(case.steps) if step.findings or step.still), None)
+    return _summary(judged, judged.findings + judged.stayed if judged else (), limit)
 
 
 def _movement(step: StepResult) -> tuple[int, int]:
@@ -155,6 +155,27 @@ def _rank(counter: str) -> tuple[int, str]:
         if fnmatch.fnmatchcase(counter, pattern):
             return index, counter
     return len(_ORDER), counter
+
+
+def sharpness_text(told: Sharpness, limit: int = 3) -> str:
+    """How sharp the predictions were, as one line; '' for a run that predicted nothing.
+
+    ``8120 of no movement, 940 exact, 210 intervals; width to effect: nr_slab_reclaimable 3.1, F 0.02``
+    """
+    if not (told.still or told.exact or told.intervals):
+        return ""
+    wide = [
+        f"{one_line(row.counter, 60)} {ratio_text(row)}" for row in told.counters[:limit] if row.intervals
+    ]  # the least sharp come first
+    more = f"; width to effect: {', '.join(wide)}" if wide else ""
+    return f"{told.still} of no movement, {told.exact} exact, {told.intervals} intervals{more}"
+
+
+def ratio_text(row: CounterSharpness) -> str:
+    """Width to effect as text: ``0.02``; ``up to 4 around nothing`` where an interval's counter never moved."""
+    if not row.intervals:
+        return "exact"
+    return f"{row.ratio:.2g}" if row.ratio is not None else f"up to {row.width_max} around nothing"
 
 
 def run_problem(info: RunInfo, cases: Sequence[CaseResult]) -> CaseResult | None:

@@ -54,6 +54,15 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
         """Predictions that hold."""
         return sum(finding.verdict is Verdict.PASS for finding in self.findings) + sum(map(len, self.still.values()))
 
+    @property
+    def stayed(self) -> tuple[Finding, ...]:
+        """``still`` as findings."""
+        return tuple(
+            Finding(counter=name, low=0, high=0, observed=0, noise=0, verdict=Verdict.PASS, reasons=(reason,))
+            for reason, counters in self.still.items()
+            for name in counters
+        )
+
 
 def apart(findings: Iterable[Finding]) -> tuple[tuple[Finding, ...], dict[str, tuple[str, ...]]]:
     """The ``findings`` and the ``still`` of a StepResult."""

@@ -182,7 +182,7 @@ class Session:
                 seconds=time.monotonic() - began, steps=(), evidence="", repeat=name.repeat,
             )  # fmt: skip
         else:
-            result = self._measured(ready, scenario, name)
+            result = _replayable(self._measured(ready, scenario, name), scenario)
         self.cases.append(result)
         return result
 
@@ -258,6 +258,14 @@ class Session:
         worst_cases = [case for case in ran if case.verdict is verdict]
         first = worst_cases[0]
         return verdict, f"{len(worst_cases)} of {len(ran)} cases; first {first.suite}/{first.case}: {first.sentence}"
+
+
+def _replayable(result: CaseResult, scenario: Scenario) -> CaseResult:
+    """The result of a drawn scenario that did not pass, with the way to run it again."""
+    if scenario.seed is None or result.verdict in (Verdict.PASS, Verdict.SKIP):
+        return result
+    how = f"drawn with --seed {scenario.seed} --cases 1; {result.evidence}/scenario.yaml runs it alone"
+    return msgspec.structs.replace(result, sentence=f"{result.sentence} ({how})")
 
 
 def qemu_version() -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from run_bench import Runs, serving
 
+from harness.scenario.generate import random_scenario
+
 SCENARIO = """
 name: there and back
 steps:
@@ -236,6 +238,60 @@ class TestYaml:
         ended = runs.run(path)
         assert ended.code == 4
         assert "back.yaml: cannot be read as text" in ended.sentence
+
+
+DRAWN = """
+from harness.scenario.generate import random_scenario
+def test_pass(gmem, gmem_seed):
+    gmem.run_scenario(random_scenario(gmem_seed))
+"""
+
+
+class TestRandomCases:
+    def cases(self, runs: Runs, *words: object, out: str = "out") -> list[str]:
+        assert runs.run(runs.suite(DRAWN), "--out", out, *words).code == 0
+        return [result["case"] for result in runs.results(out)]
+
+    def test_one_case_for_each_seed(self, runs: Runs) -> None:
+        assert self.cases(runs, "--cases", 3) == [f"pass[random-{seed}]" for seed in (0, 1, 2)]
+        assert self.cases(runs, "--seed", 70, "--cases", 2, out="b") == ["pass[random-70]", "pass[random-71]"]
+
+    def test_five_hundred_unless_somebody_says_otherwise(self, runs: Runs) -> None:
+        ended = runs.run(runs.suite(DRAWN), "--dry-run")
+        assert ended.stdout.splitlines() == [f"mine/pass[random-{seed}]" for seed in range(500)]
+
+    def test_one_of_them_by_name(self, runs: Runs) -> None:
+        assert self.cases(runs, "-k", "random-123") == ["pass[random-123]"]
+        evidence = runs.folder / "out" / "evidence" / "mine-pass_random-123"
+        assert (evidence / "scenario.yaml").read_text() == random_scenario(123).to_yaml()
+
+    def test_repeated(self, runs: Runs) -> None:
+        assert self.cases(runs, "--cases", 2, "--repeat", 2) == [
+            "pass[random-0]", "pass[random-0]", "pass[random-1]", "pass[random-1]",
+        ]  # fmt: skip
+
+    def test_one_that_fails_says_how_to_run_it_again(self, runs: Runs) -> None:
+        suite = runs.suite(DRAWN.replace("test_pass", "test_deviates"))
+        assert runs.run(suite, "--out", "out", "--seed", 8, "--cases", 1).code == 1
+        place = "evidence/mine-deviates_random-8"
+        assert runs.results()[0]["sentence"] == (
+            f"sentence of deviates[random-8] (drawn with --seed 8 --cases 1; {place}/scenario.yaml runs it alone)"
+        )
+        assert runs.run(runs.folder / "out" / place / "scenario.yaml", "--out", "again").code == 0
+        assert runs.results("again")[0]["case"] == "random-8"
+
+    @pytest.mark.parametrize(("option", "number"), [("--cases", 0), ("--seed", -1)])
+    def test_numbers_that_cannot_be(self, runs: Runs, option: str, number: int) -> None:
+        assert runs.run(runs.suite(DRAWN), option, number).code == 4
+
+    def test_the_bundled_suite_draws_the_scenario_of_its_seed(self, runs: Runs) -> None:
+        ended = runs.run("model", "--out", "out", "--seed", 4, "--cases", 1)
+        assert ended.code == 0, ended.stderr
+        [result] = runs.results()
+        assert (result["suite"], result["case"]) == ("model", "order0[random-4]")
+        assert result["claim"].startswith("A random sequence of conversions")
+        yaml = (runs.folder / "out" / result["evidence"] / "scenario.yaml").read_text()
+        assert yaml == random_scenario(4).to_yaml()
 
 
 class TestPlainPytest:

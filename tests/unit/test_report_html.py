@@ -14,6 +14,7 @@ from report_records import HOSTILE, case, finding, hostile_case, hostile_run, ru
 
 from harness.report.html import html
 from harness.run.result import CaseResult, RunInfo, StepResult
+from harness.run.sharpness import sharpness
 from harness.run.verdict import Verdict
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -218,3 +219,52 @@ def test_a_flood_is_bounded_and_said(tmp_path: Path) -> None:
     assert "8400 more rows are in results.jsonl." in document
     assert "100 more steps are in results.jsonl." in document
     assert document.count("flood") == 200
+
+
+def test_how_sharp_the_predictions_are(tmp_path: Path) -> None:
+    """A model whose intervals say nothing is seen as such: they stand first and are marked."""
+    cases = [
+        case(
+            "a", Verdict.PASS,
+            step(0, finding("sharp", 99, 100, high=101), finding("poor", 0, 1, high=9), finding("idle", -2, 0, high=2)),
+        )
+    ]  # fmt: skip
+    text = html(run_info(sharpness=sharpness(cases)), cases, tmp_path)
+    shown = Page(text).shown
+    at = shown.index("How sharp the predictions are")
+    assert "0 of no movement, 0 exact, 3 intervals; width to effect: idle up to 4 around nothing, poor 9" in shown[at:]
+    position = at
+    for row in (
+        "idle 0 1 4.0 4 0.0 0 up to 4 around nothing",
+        "poor 0 1 9.0 9 1.0 1 9",
+        "sharp 0 1 2.0 2 100.0 100 0.02",
+    ):
+        position = shown.index(row, position)
+    poor = [
+        line.partition('class="c">')[2].partition("<")[0] for line in text.splitlines() if '<tr class="outside"' in line
+    ]
+    assert poor == ["idle", "poor"]
+
+
+def test_a_run_that_predicted_nothing_has_no_such_section(tmp_path: Path) -> None:
+    assert "How sharp" not in page(run_info(), [], tmp_path).shown
+
+
+def test_of_hundreds_of_cases_that_pass_only_some_are_shown_step_by_step(tmp_path: Path) -> None:
+    cases = [case(f"good-{n}", Verdict.PASS, step(0, finding("F", 1, 1))) for n in range(100)]
+    cases[90] = case("bad", Verdict.DEVIATES, step(0, finding("F", 1, 2, verdict=Verdict.DEVIATES)))
+    seen = page(run_info(Verdict.DEVIATES), cases, tmp_path)
+    anchors = {name for name, _ in seen.details}
+    assert {"case-1", "case-40", "case-91"} <= anchors
+    assert not anchors & {"case-41", "case-100"}
+    assert "59 more cases that pass are in results.jsonl." in seen.shown
+    assert "conversions/good-99" in seen.shown
+    assert set(seen.links) == {f"#{anchor}" for anchor in anchors if anchor.startswith("case-")}
+
+
+def test_counters_that_stayed_are_listed_wherever_they_were_kept(tmp_path: Path) -> None:
+    quiet = StepResult(
+        index=0, text="x", seconds=0.1, findings=(finding("nr_shmem", 0, 0),), recorded={}, still={"b": ("nr_mlock",)}
+    )
+    shown = page(run_info(), [case("a", Verdict.PASS, quiet)], tmp_path).shown
+    assert "predicted to stay, and seen to: 2 nr_shmem, nr_mlock" in shown

@@ -6,7 +6,9 @@ from __future__ import annotations
 import pytest
 from report_records import case, finding, run_info, step
 
-from harness.report.summary import case_name, guest_kind_text, kernel_text, run_problem, summarize
+from harness.report.summary import case_name, guest_kind_text, kernel_text, run_problem, sharpness_text, summarize
+from harness.run.result import StepResult
+from harness.run.sharpness import sharpness
 from harness.run.verdict import Verdict
 
 STAND_IN = "sw-protected (SNP stand-in): no memory is encrypted"
@@ -89,3 +91,14 @@ def test_a_verdict_that_no_case_has_becomes_a_case() -> None:
     assert run_problem(run_info(Verdict.INFRA), [case("a", Verdict.INFRA)]) is None
     assert run_problem(run_info(Verdict.PASS), [case("a")]) is None
     assert run_problem(run_info(Verdict.NOTHING_RAN), []) is None
+
+
+def test_sharpness_on_a_line() -> None:
+    cases = [case("a", Verdict.PASS, step(0, finding("F", 98, 100, high=102), finding("pgfree", 3, 3)))]
+    assert sharpness_text(sharpness(cases)) == "0 of no movement, 1 exact, 1 intervals; width to effect: F 0.04"
+    assert sharpness_text(sharpness([])) == ""
+
+
+def test_a_case_of_counters_that_all_stayed_still_has_a_summary() -> None:
+    quiet = StepResult(index=2, text="x", seconds=0.1, findings=(), recorded={}, still={"because": ("F", "nr_shmem")})
+    assert str(summarize(case("a", Verdict.PASS, quiet))) == "step 2: F +0/+0  nr_shmem +0/+0"
