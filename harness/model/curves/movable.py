@@ -24,33 +24,34 @@ class Movable:
         self._stolen: list[int] = []
 
     def take(self, pages: int) -> None:
-        """Allocates ``pages``; raises OutOfMemory."""
-        while self.loose < pages:
-            if pages == 1 and self._supply.scattered:
-                self._supply.scattered -= 1
-                self.scattered += 1
-                return
-            if self.take_block():
-                self.loose += WINDOW_PAGES
-                continue
-            block = self._frames.steal() if pages == 1 else -1
+        """Allocates ``pages`` single pages; raises OutOfMemory."""
+        loose = min(pages, self.loose)
+        scattered = min(pages - loose, self._supply.scattered)
+        self.loose -= loose
+        self._supply.scattered -= scattered
+        self.scattered += scattered
+        pages -= loose + scattered
+        while pages and self.take_block():
+            part = min(pages, WINDOW_PAGES)
+            self.loose += WINDOW_PAGES - part
+            pages -= part
+        for _ in range(pages):
+            block = self._frames.steal()
             if block < 0:
                 raise OutOfMemory
             self._stolen.append(block)
-            return
-        self.loose -= pages
 
     def give(self, pages: int) -> None:
         """Frees ``pages``: first those taken from the blocks of others."""
-        if pages == 1 and self._stolen:
+        while pages and self._stolen:
             self._frames.give_raw(self._stolen.pop(), 1)
-        elif pages == 1 and self.scattered:
-            self.scattered -= 1
-            self._supply.scattered += 1
-        else:
-            self.loose += pages
-            self._supply.blocks += self.loose // WINDOW_PAGES
-            self.loose %= WINDOW_PAGES
+            pages -= 1
+        part = min(pages, self.scattered)
+        self.scattered -= part
+        self._supply.scattered += part
+        self.loose += pages - part
+        self._supply.blocks += self.loose // WINDOW_PAGES
+        self.loose %= WINDOW_PAGES
 
     def take_block(self) -> bool:
         """Allocates a block of 2 MiB; False: there is none."""

@@ -7,7 +7,7 @@ branches named in ``docs/model.md``.  A side begins with every page private and 
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from array import array
 from typing import Protocol
 
 from harness.model.curves.frames import Frames
@@ -54,16 +54,16 @@ class Folios:
         self.merges = 0
         self._frames = frames
         self._window = groups.of_cell
-        self._first = groups.first
+        self._members = groups.members
         self._cells = 1 << (unit - touched.cell_order)
         """Cells of a window."""
         self._per_window = (1 << (unit - order)) if order else 0
         """Folios of a window; no folio of order 0 is called huge."""
         huge = min(host.huge_for_guest * 512 >> unit, touched.guest_pages >> unit)
         self.folios = huge * self._per_window
-        self._intact = bytearray((groups.numbers < huge).tobytes()) if order else bytearray(len(groups.numbers))
-        self._left = [self._cells] * len(groups.numbers)
-        self._present = bytearray(b"\1") * touched.count
+        self._intact = bytearray((groups.names < huge).tobytes()) if order else bytearray(len(groups))
+        self._left = array("i", [self._cells]) * len(groups)
+        self._present = bytearray(b"\1") * len(touched)
 
 
 class Discard(Folios):
@@ -76,27 +76,30 @@ class Discard(Folios):
 
     def __init__(self, touched: Touched, order: int, frames: Frames, host: HostMemory, *, uniform: bool) -> None:
         super().__init__(touched, order, frames, host)
-        self._uniform = uniform
-        self._first_cut = [-1] * len(self._left)
-        self._cut: dict[int, list[int]] = {}
-        """Cells of each split window that were ever punched, sorted: they say how far it is cut.  Begins with the
-        second cut: most windows of a large guest are cut once, and a list for each would cost more than all else."""
-        self._numbers = touched.numbers
+        self._pair = touched.groups(1).of_cell if not uniform and self._cells > 1 else None
+        self._pair_cut = bytearray(len(touched))
+        """Aligned pairs of pages that are single pages now."""
+        self._torn = bytearray(len(self._left))
+        """Windows that began as one folio and were split."""
 
     def share(self, cell: int) -> None:
         if not self._present[cell]:
             return
+        self._present[cell] = 0
         window = self._window[cell]
         if self._intact[window]:
             self._intact[window] = 0
             self.folios -= self._per_window
-            if self._cells > 1:
-                self.splits += 1
-                if not self._uniform:
-                    self._first_cut[window] = cell
-        elif self._first_cut[window] >= 0:
-            self._cut_further(window, cell)
-        self._present[cell] = 0
+            if self._pair is None:
+                self.splits += self._cells > 1
+            elif self._per_window:
+                self._torn[window] = 1
+        if self._pair is not None and self._torn[window]:
+            # Cut down to single pages around a punched page, the pieces grow with the distance from it: only the
+            # page next to a punched one, if aligned with it, is in no piece that has to be split.
+            pair = self._pair[cell]
+            self.splits += not self._pair_cut[pair]
+            self._pair_cut[pair] = 1
         self._left[window] -= 1
         self.pages -= self.cell_pages
         self._frames.give(cell)
@@ -114,33 +117,19 @@ class Discard(Folios):
 
     def _refill(self, window: int) -> bool:
         """An empty window gets a large folio, if there is one to be had."""
-        first, end = self._first[window], self._first[window + 1]
-        if not self._per_window or not self._frames.take_folio(first, end, self._unit):
+        cells = self._members(window)
+        if not self._per_window or not self._frames.take_folio(cells, self._unit):
             return False
-        self._cut.pop(window, None)
-        self._first_cut[window] = -1
+        for cell in cells:
+            self._present[cell] = 1
+            if self._pair is not None:
+                self._pair_cut[self._pair[cell]] = 0
+        self._torn[window] = 0
         self._intact[window] = 1
         self.folios += self._per_window
         self._left[window] = self._cells
-        self._present[first:end] = b"\1" * (end - first)
         self.pages += self._cells * self.cell_pages
         return True
-
-    def _cut_further(self, window: int, cell: int) -> None:
-        """Splits the remainder that the cell is in, unless that is one page already.
-
-        The remainder reaches up to the first cut whose number differs in the lowest bit; that is one of the neighbours.
-        """
-        cut = self._cut.get(window)
-        if cut is None:
-            cut = self._cut[window] = [self._first_cut[window]]
-        at = bisect_left(cut, cell)
-        if at < len(cut) and cut[at] == cell:
-            return
-        here = self._numbers[cell]
-        nearest = min(self._numbers[other] ^ here for other in cut[max(0, at - 1) : at + 1])
-        self.splits += nearest > 1
-        cut.insert(at, cell)
 
 
 class TruncateWhole(Discard):
@@ -174,9 +163,10 @@ class InPlaceSplit(Folios):
     def __init__(self, touched: Touched, order: int, frames: Frames, host: HostMemory, *, vmemmap: int = 0) -> None:
         super().__init__(touched, order, frames, host)
         self._vmemmap = vmemmap
-        self._shared = bytearray(touched.count)
-        self._count = [0] * len(self._left)
+        self._shared = bytearray(len(touched))
+        self._count = array("i", bytes(4 * len(self._left)))
         self._held: dict[int, list[int]] = {}
+        """Blocks of the struct pages of each split window."""
         self._whole = bytes(self._intact)
 
     def share(self, cell: int) -> None:
@@ -186,8 +176,9 @@ class InPlaceSplit(Folios):
         window = self._window[cell]
         self._count[window] += 1
         if self._intact[window]:
-            self._held[window] = [self._frames.take_raw(1) for _ in range(self._vmemmap * self._per_window)]
-            self.overhead += self._vmemmap * self._per_window
+            if self._vmemmap:
+                self._held[window] = [self._frames.take_raw(1) for _ in range(self._vmemmap * self._per_window)]
+                self.overhead += self._vmemmap * self._per_window
             self._intact[window] = 0
             self.folios -= self._per_window
             self.splits += self._per_window
@@ -199,9 +190,10 @@ class InPlaceSplit(Folios):
         window = self._window[cell]
         self._count[window] -= 1
         if not self._count[window] and self._whole[window]:
-            for block in self._held.pop(window):
-                self._frames.give_raw(block, 1)
-            self.overhead -= self._vmemmap * self._per_window
+            if self._vmemmap:
+                for block in self._held.pop(window):
+                    self._frames.give_raw(block, 1)
+                self.overhead -= self._vmemmap * self._per_window
             self._intact[window] = 1
             self.folios += self._per_window
             self.merges += self._per_window

@@ -26,6 +26,9 @@ class SharedSide(Protocol):
     def discard(self, cell: int) -> None:
         """QEMU discards a cell that became private."""
 
+    def settle(self, converted: int) -> None:
+        """A point of the curve: ``converted`` pages are shared.  Raises OutOfMemory."""
+
 
 class Nothing:
     """Of a guest_memfd that converts in place: the shared side is the same page."""
@@ -38,27 +41,30 @@ class Nothing:
     def discard(self, cell: int) -> None:
         pass
 
+    def settle(self, converted: int) -> None:
+        pass
+
 
 class SmallPages:
     """anon-4k and memfd-4k: a page comes with its first touch and goes with its discard."""
 
     def __init__(self, touched: Touched, memory: Movable) -> None:
         self.pages = 0
-        self._cell_pages = 1 << touched.cell_order
-        self._present = bytearray(touched.count)
         self._memory = memory
 
     def touch(self, cell: int) -> None:
-        if not self._present[cell]:
-            self._memory.take(self._cell_pages)
-            self._present[cell] = 1
-            self.pages += self._cell_pages
+        pass
 
     def discard(self, cell: int) -> None:
-        if self._present[cell]:
-            self._present[cell] = 0
-            self._memory.give(self._cell_pages)
-            self.pages -= self._cell_pages
+        pass
+
+    def settle(self, converted: int) -> None:
+        """It holds exactly what is shared: so its memory is taken and given at the points of the curve only."""
+        if converted > self.pages:
+            self._memory.take(converted - self.pages)
+        elif converted < self.pages:
+            self._memory.give(self.pages - converted)
+        self.pages = converted
 
 
 class HugeFaults:
@@ -77,14 +83,14 @@ class HugeFaults:
         self._cell_pages = 1 << touched.cell_order
         self._memory = memory
         self._window = groups.of_cell
-        self._first = groups.first
-        self._present = bytearray(touched.count)
-        self._in_folio = bytearray(touched.count)
+        self._members = groups.members
+        self._present = bytearray(len(touched))
+        self._in_folio = bytearray(len(touched))
         """Cells that are mapped by the window's folio."""
-        self._mapped = [0] * len(groups.numbers)
+        self._mapped = [0] * len(groups)
         """Pages of each window that its folio maps; it is freed with the last."""
-        self._table = bytearray(len(groups.numbers))
-        self._held = [0] * len(groups.numbers)
+        self._table = bytearray(len(groups))
+        self._held = [0] * len(groups)
         """Pages of each window that are present."""
 
     def touch(self, cell: int) -> None:
@@ -94,9 +100,8 @@ class HugeFaults:
         fresh = not self._held[window] if self._frees else not self._table[window]
         self._table[window] = 1
         if fresh and self._memory.take_block():
-            first, end = self._first[window], self._first[window + 1]
-            self._present[first:end] = b"\1" * (end - first)
-            self._in_folio[first:end] = b"\1" * (end - first)
+            for cell in self._members(window):
+                self._present[cell] = self._in_folio[cell] = 1
             self._mapped[window] = self._held[window] = WINDOW_PAGES
             self.pages += WINDOW_PAGES
             return
@@ -124,6 +129,9 @@ class HugeFaults:
             self._memory.give_block()
             self.pages -= WINDOW_PAGES
 
+    def settle(self, converted: int) -> None:
+        pass
+
 
 class HugePool:
     """hugetlb: a touch takes 2 MiB out of the pool, and QEMU discards none of it: its page size is not the host's."""
@@ -132,7 +140,7 @@ class HugePool:
         groups = touched.groups(WINDOW_ORDER)
         self.pages = 0
         self._window = groups.of_cell
-        self._taken = bytearray(len(groups.numbers))
+        self._taken = bytearray(len(groups))
 
     def touch(self, cell: int) -> None:
         window = self._window[cell]
@@ -141,4 +149,7 @@ class HugePool:
             self.pages += WINDOW_PAGES
 
     def discard(self, cell: int) -> None:
+        pass
+
+    def settle(self, converted: int) -> None:
         pass

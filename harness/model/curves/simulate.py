@@ -102,16 +102,19 @@ def simulate(
     shared = Nothing() if private.keeps_shared else backing.side(touched, memory)
     meter = _Meter(stream, host, private, shared, frames, supply, memory)
     marks = np.unique(np.linspace(0, stream.cells.size, points).astype(int)).tolist()
+    converted = _shared_pages(stream, touched)
     rows, ended = [meter.read(0)], ""
     for begin, end in pairwise(marks):
         cells, directions = touched.events[begin:end].tolist(), stream.to_shared[begin:end].tolist()
-        done = _convert(cells, directions, private, shared)
-        rows.append(meter.read(begin + done))
-        if done < end - begin:
-            ended = f"the host has no free memory left after {begin + done} of {stream.cells.size} conversions"
+        try:
+            _convert(cells, directions, private, shared)
+            shared.settle(int(converted[end]))
+        except OutOfMemory:
+            ended = f"the host runs out of memory between {begin} and {end} of {stream.cells.size} conversions"
             break
+        rows.append(meter.read(end))
     columns = {column.name: np.array(values) for column, values in zip(COLUMNS, zip(*rows, strict=True), strict=True)}
-    columns["converted"] = _shared_pages(stream, touched)[columns["conversions"]]
+    columns["converted"] = converted[columns["conversions"]]
     return Curves(design, backing, columns, ended)
 
 
@@ -126,21 +129,16 @@ def _shared_pages(stream: Stream, touched: Touched) -> Array:
     return pages
 
 
-def _convert(cells: list[int], directions: list[bool], private: PrivateSide, shared: SharedSide) -> int:
-    """Carries conversions out, each followed by the guest's touch; returns how many the host had memory for."""
+def _convert(cells: list[int], directions: list[bool], private: PrivateSide, shared: SharedSide) -> None:
+    """Carries conversions out, each followed by the guest's touch; raises OutOfMemory."""
     share, take_back, touch, discard = private.share, private.take_back, shared.touch, shared.discard
-    at = 0
-    try:
-        for at, (cell, to_shared) in enumerate(zip(cells, directions, strict=True)):  # noqa: B007 - used below
-            if to_shared:
-                share(cell)
-                touch(cell)
-            else:
-                discard(cell)
-                take_back(cell)
-    except OutOfMemory:
-        return at
-    return len(cells)
+    for cell, to_shared in zip(cells, directions, strict=True):
+        if to_shared:
+            share(cell)
+            touch(cell)
+        else:
+            discard(cell)
+            take_back(cell)
 
 
 @dataclass(frozen=True)
