@@ -54,8 +54,10 @@ def running(binary: Path, *arguments: str) -> Iterator[Bench]:
 # Holds a file of SIZE bytes as QEMU holds its guest_memfd: the real thing when KVM can make one, or a memfd whose link
 # looks like one. Prints what it made, waits for the end of its input.
 _HOLDER: Final = """
-import fcntl, os, struct, sys
-kind, sizes = sys.argv[1], [int(size) for size in sys.argv[2:]]
+import fcntl, os, struct, sys, threading
+kind, threads, sizes = sys.argv[1], int(sys.argv[2]), [int(size) for size in sys.argv[3:]]
+for _ in range(threads):
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
 made = "nothing"
 if kind == "memfd":
     fds = [os.memfd_create("kvm-gmem") for _ in sizes]
@@ -91,9 +93,12 @@ class Holder:
 
 
 @contextmanager
-def holding(kind: str, *sizes: int) -> Iterator[Holder]:
-    """A process with one file of ``kind`` per size; for "kvm" on a machine that cannot make one it holds nothing."""
-    command = [sys.executable, "-I", "-c", _HOLDER, kind, *map(str, sizes)]
+def holding(kind: str, *sizes: int, threads: int = 0) -> Iterator[Holder]:
+    """A process with one file of ``kind`` per size, and ``threads`` idle threads beside its first.
+
+    For "kvm" on a machine that cannot make one it holds nothing.
+    """
+    command = [sys.executable, "-I", "-c", _HOLDER, kind, *map(str, (threads, *sizes))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,6 +116,52 @@ class TestContents:
             if watchable(bench, holder):
                 bench.probe.watch(holder.pid, SIZE)
                 assert bench.probe.unwatch() == 1
+
+
+def affinity(pid: int) -> set[str]:
+    """The CPUs that each thread of a process may use, as the kernel lists them; one text if all threads agree."""
+    status = [(task / "status").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    return {text.partition("Cpus_allowed_list:")[2].split()[0] for text in status}
+
+
+class TestPlacement:
+    def test_every_thread_goes_there(self, bench: Bench) -> None:
+        with holding("memfd", SIZE, threads=3) as holder:
+            if not watchable(bench, holder):
+                return
+            here = affinity(bench.process.pid)
+            for cpu in sorted(os.sched_getaffinity(0))[:2]:
+                assert bench.probe.place(holder.pid, cpu) == 4
+                assert affinity(holder.pid) == {str(cpu)}
+                bench.probe.fallocate(holder.pid, "alloc", 0, SIZE)
+                assert bench.probe.cachestat(holder.pid, 0, SIZE) == PAGES
+                bench.probe.fallocate(holder.pid, "punch", 0, SIZE)
+            assert affinity(bench.process.pid) == here, "the probe itself runs anywhere again"
+
+    def test_a_cpu_that_is_not_there(self, bench: Bench) -> None:
+        with holding("memfd", SIZE) as holder:
+            if not watchable(bench, holder):
+                return
+            before = affinity(holder.pid)
+            for cpu in (1023, 1024, 1 << 40):
+                with pytest.raises(ProbeError, match="CPU") as caught:
+                    bench.probe.place(holder.pid, cpu)
+                assert caught.value.code == "EINVAL"
+            assert affinity(holder.pid) == before
+
+    def test_a_process_that_ended(self, bench: Bench) -> None:
+        with holding("memfd", SIZE) as holder:
+            if not watchable(bench, holder):
+                return
+        holder.process.wait(10)
+        with pytest.raises(ProbeError) as caught:
+            bench.probe.place(holder.pid, 0)
+        assert caught.value.code == "ESRCH"
+
+    def test_a_process_that_nobody_watches(self, bench: Bench) -> None:
+        with holding("none") as holder, pytest.raises(ProbeError) as caught:
+            bench.probe.place(holder.pid, 0)
+        assert caught.value.code == "unwatched"
 
 
 class TestRefusals:

@@ -36,6 +36,7 @@ static const struct {
 	{ "anon", verb_anon },
 	{ "maps", verb_maps },
 	{ "fallocate", verb_fallocate },
+	{ "place", verb_place },
 	{ "watch", verb_watch },
 	{ "unwatch", verb_unwatch },
 	{ "pcpcap", verb_pcpcap },
@@ -87,6 +88,7 @@ int main(int argc, char **argv)
 	}
 	frame_port_init(&port, device ? fd : 0, device ? fd : 1, device, receive, sizeof(receive));
 	prefault();
+	place_open();
 	err = sources_open();
 	if (!err)
 		err = settle_open();

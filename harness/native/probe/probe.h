@@ -10,6 +10,7 @@
 
 #include "frame.h"
 
+#include <sched.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -59,16 +60,23 @@ struct watch {
 	int target_fd;    // its number in the watched process
 	uint64_t size;    // bytes
 	bool cachestat;   // the kernel has the call
+	unsigned int cpu; // on which it was placed, plus 1; 0: anywhere
 	unsigned int stats;
 	struct source stat[3];  // KVM's debugfs files, not kept open: see slots.c
 };
 #define WATCHES 16u
 extern struct watch watches[WATCHES];
+struct watch *need_watch(void);  // the one that pid= names; NULL: none, and err was answered
 int resident_pages(const struct watch *w, uint64_t off, uint64_t len, uint64_t *pages);  // 0 or -errno
 void verb_watch(void);
 void verb_unwatch(void);
 void verb_cachestat(void);
 void verb_fallocate(void);
+
+// place.c
+void place_open(void);
+int run_on(unsigned int cpu, cpu_set_t *before);  // this thread; `before` gets where it might run; 0 or -errno
+void verb_place(void);
 
 // settle.c
 int settle_open(void);

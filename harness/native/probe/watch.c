@@ -46,7 +46,7 @@ static struct watch *find(int pid)
 	return NULL;
 }
 
-static struct watch *need_watch(void)
+struct watch *need_watch(void)
 {
 	struct watch *w;
 	int pid;
@@ -229,7 +229,9 @@ void verb_fallocate(void)
 	uint64_t off, len;
 	char mode[16] = "";
 	struct watch *w = need_watch();
+	cpu_set_t before;
 	bool punch;
+	int err;
 
 	if (!w || !need_u64("off", &off) || !need_u64("len", &len))
 		return;
@@ -239,8 +241,17 @@ void verb_fallocate(void)
 		frame_error(&port, "usage", "mode= must be alloc or punch");
 		return;
 	}
+	err = w->cpu ? run_on(w->cpu - 1, &before) : 0;
+	if (err) {
+		reply_errno(-err, "running on CPU %u", w->cpu - 1);
+		return;
+	}
 	if (fallocate(w->gmem_fd, FALLOC_FL_KEEP_SIZE | (punch ? FALLOC_FL_PUNCH_HOLE : 0), off, len))
-		reply_errno(errno, "fallocate %s of %lu bytes at %lu", mode, len, off);
+		err = -errno;
+	if (w->cpu)
+		sched_setaffinity(0, sizeof(before), &before);
+	if (err)
+		reply_errno(-err, "fallocate %s of %lu bytes at %lu", mode, len, off);
 	else
 		frame_reply(&port, "ok");
 }
