@@ -36,7 +36,7 @@ from harness.run.result import CaseResult, RunInfo
 from harness.run.runner import CaseName, run_scenario
 from harness.run.sharpness import sharpness
 from harness.run.verdict import Verdict, worst
-from harness.run.walk import STEP_SECONDS
+from harness.run.walk import STEP_SECONDS, check_supported
 from harness.scenario.scenario import Scenario
 
 HOSTS = ("emulated",)
@@ -168,6 +168,7 @@ class Session:
         """Run one case; its result is also kept in ``cases``."""
         scenario.check()
         spec = self.spec(guests=scenario.guests, chunks=scenario.chunks)
+        check_supported(scenario, spec.machine.cpus)
         began = time.monotonic()
         try:
             ready = self.ready(spec)

@@ -10,20 +10,24 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from harness.errors import InfraError
+from harness.errors import InfraError, UsageError
 from harness.guest.agent import CHUNK_PAGES, PAGE_SIZE, GuestAgent
 from harness.guest.conversions import Conversion
 from harness.host.emulated.testbed import Testbed
 from harness.host.frames import RemoteError
 from harness.host.probe import ProbeClient, ProbeError
 from harness.model.prediction import StepPrediction
+from harness.scenario.scenario import Scenario
 from harness.scenario.steps import (
     Check,
     Close,
+    Compact,
     Convert,
+    DropCaches,
     Empty,
     Fallocate,
     PageRange,
+    Place,
     Populate,
     PunchHole,
     Settle,
@@ -182,6 +186,25 @@ def _close(walker: Walker, step: Close, prediction: StepPrediction) -> Done:
     return Done()
 
 
+def _place(walker: Walker, step: Place, prediction: StepPrediction) -> Done:
+    """All threads of the guest's QEMU, and what the probe does to its guest_memfd from here on."""
+    threads = walker.probe.place(walker.testbed.guest(step.guest).pid, step.cpu, timeout=walker.deadline)
+    if threads < 2:  # a QEMU has a thread for the machine and one for each vCPU
+        raise InfraError(f"QEMU of {step.guest} has {threads} thread where it must have one for each vCPU besides")
+    return Done()
+
+
+def _compact(walker: Walker, step: Compact, prediction: StepPrediction) -> Done:
+    walker.probe.write("/proc/sys/vm/compact_memory", "1", timeout=walker.deadline)
+    return Done()
+
+
+def _drop_caches(walker: Walker, step: DropCaches, prediction: StepPrediction) -> Done:
+    """1: page cache only; 2 would drop the slabs of inodes and entries too."""
+    walker.probe.write("/proc/sys/vm/drop_caches", "1", timeout=walker.deadline)
+    return Done()
+
+
 def _generation(prediction: StepPrediction) -> int:
     if prediction.generation is None:
         raise InfraError(f"the model names no generation for step {prediction.index} ({prediction.step.text()})")
@@ -198,4 +221,22 @@ _HOW: Mapping[type, Callable[..., Done]] = {
     Settle: _nothing,
     Empty: _nothing,
     Close: _close,
+    Place: _place,
+    Compact: _compact,
+    DropCaches: _drop_caches,
 }
+
+
+def check_supported(scenario: Scenario, cpus: int) -> None:
+    """Raises ``UsageError`` for the first step that a testbed of ``cpus`` host CPUs cannot carry out."""
+    for index, step in enumerate(scenario.steps):
+        where = f"step {index} ({step.text()}) of scenario {scenario.name!r}"
+        if type(step) not in _HOW:
+            raise UsageError(f"{where} cannot be carried out: this testbed cannot {_word(step)} yet")
+        if isinstance(step, Place) and step.cpu >= cpus:
+            raise UsageError(f"{where} names a CPU that the host does not have: it has {cpus}, counted from 0")
+
+
+def _word(step: Step) -> str:
+    """The step's word in YAML."""
+    return str(type(step).__struct_config__.tag).replace("_", " ")

@@ -29,8 +29,22 @@ from harness.run.outcome import FOREIGN, outcome, rejected_window, verdict_of_er
 from harness.run.result import CaseResult, Finding, StepResult
 from harness.run.runner import CaseName, run_scenario
 from harness.run.verdict import Verdict
+from harness.run.walk import check_supported
 from harness.scenario.scenario import Scenario
-from harness.scenario.steps import Convert, PageRange, PunchHole, Side, Step
+from harness.scenario.steps import (
+    Compact,
+    Convert,
+    DropCaches,
+    Empty,
+    PageRange,
+    Pin,
+    Place,
+    Pressure,
+    PunchHole,
+    Side,
+    Step,
+    Unpin,
+)
 
 WHY = (Reason("rule", "because"),)
 CHUNKS = (0x2C00000, 0x3400000)
@@ -47,6 +61,7 @@ class FakeProbe:
     error: GmemError | None = None
     slots: dict[int, dict[str, int]] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
+    threads: int = 3
 
     def settle(self, *, rcu: bool = True) -> None:
         self.log.append("settle+rcu" if rcu else "settle")
@@ -67,6 +82,13 @@ class FakeProbe:
             raise self.error
         if self.moves:
             self.move(self.moves.pop(0))
+
+    def place(self, pid: int, cpu: int, *, timeout: float) -> int:
+        self.log.append(f"place {pid} on {cpu}")
+        return self.threads
+
+    def write(self, path: str, value: str, *, timeout: float) -> None:
+        self.log.append(f"{value} to {path}")
 
     def move(self, by: Mapping[str, int]) -> None:
         for name, amount in by.items():
@@ -302,6 +324,43 @@ class TestWalk:
         result = bench.run({"nr_file_pages": (0, 0), "F": (0, 0)})
         assert result.verdict is Verdict.DEVIATES
         assert [finding.counter for finding in result.steps[0].findings] == ["nr_file_pages"]
+
+
+class TestHostSteps:
+    @pytest.mark.parametrize(
+        ("step", "done"),
+        [
+            (Place("g0", 1), "place 77 on 1"),
+            (Compact(), "1 to /proc/sys/vm/compact_memory"),
+            (DropCaches(), "1 to /proc/sys/vm/drop_caches"),
+        ],
+    )
+    def test_what_the_probe_is_asked(self, bench: Bench, step: Step, done: str) -> None:
+        assert bench.run({}, steps=[step]).verdict is Verdict.PASS
+        assert done in bench.probe.log
+
+    def test_a_guest_without_a_vcpu_thread_was_not_placed(self, bench: Bench) -> None:
+        bench.probe.threads = 1
+        result = bench.run({}, steps=[Place("g0", 1)])
+        assert result.verdict is Verdict.INFRA
+        assert "QEMU of g0 has 1 thread" in result.sentence
+
+    @pytest.mark.parametrize(
+        ("step", "word"),
+        [
+            (Pin(PageRange("g0.r0", 0, 1)), "pin"),
+            (Unpin(PageRange("g0.r0", 0, 1)), "unpin"),
+            (Pressure("anon", 5), "pressure"),
+        ],
+    )
+    def test_what_no_testbed_can_do_yet_is_said_before_anything_is_done(self, step: Step, word: str) -> None:
+        with pytest.raises(UsageError, match=rf"^step 1 \(.*\) of scenario 'x' .*: this testbed cannot {word} yet$"):
+            check_supported(Scenario("x", (Empty(), step)), 2)
+
+    def test_a_cpu_that_the_host_lacks(self) -> None:
+        check_supported(Scenario("x", (Place("g0", 1),)), 2)
+        with pytest.raises(UsageError, match=r"names a CPU that the host does not have: it has 2, counted from 0"):
+            check_supported(Scenario("x", (Place("g0", 2),)), 2)
 
 
 class TestBlame:

@@ -21,7 +21,7 @@ from harness.run.runner import CaseName
 from harness.run.session import MEASURE_AT_MOST, RunOptions, Session
 from harness.run.verdict import Verdict, worst
 from harness.scenario.scenario import Scenario
-from harness.scenario.steps import Empty
+from harness.scenario.steps import Empty, Pressure
 
 FACTS = {"ncpu": "2", "slab.radix_tree_node": "28,4", "config.PT_RECLAIM": "y", "kvm.nx_huge_pages": "never"}
 ONE, TWO = Scenario("one", (Empty(),)), Scenario("two", (Empty(),), guests=2)
@@ -89,6 +89,14 @@ class TestOptions:
     def test_unknown_words(self, make: Make, options: dict[str, str], sentence: str) -> None:
         with pytest.raises(UsageError, match=sentence):
             make(**options)
+
+
+class TestScenarios:
+    def test_a_step_that_no_testbed_can_do_is_said_before_one_is_booted(self, make: Make, tmp_path: Path) -> None:
+        lab = FakeLab(tmp_path)
+        with pytest.raises(UsageError, match="this testbed cannot pressure yet"):
+            make(lab).run(Scenario("x", (Pressure("anon", 5),)), name("x"))
+        assert lab.asked == []
 
 
 class TestBrokenTestbeds:
