@@ -53,6 +53,7 @@ COMMANDS: Final[Mapping[str, Lazy]] = MappingProxyType(
         "run": Lazy("harness.cli.run", "run_command", "Run suites on a kernel and judge what it did."),
         "doctor": Lazy("harness.cli.doctor", "doctor_command", "What this machine can do, and what is missing."),
         "lab": Lazy("harness.cli.lab", "lab_group", "A testbed to play in."),
+        "model": Lazy("harness.cli.model", "model_command", "Ask the model: what would a design do, and why?"),
         "kernel": Lazy("harness.cli.kernel", "kernel_group", "Kernels to test: list, fetch, build."),
     }
 )

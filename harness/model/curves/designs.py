@@ -75,10 +75,18 @@ BACKINGS: Mapping[str, CurveBacking] = {backing.name: backing for backing in _BA
 
 
 def design_named(name: str, order: int | None = None) -> CurveDesign:
-    """The design ``name``, with folios of ``order``; raises UsageError with the nearest name."""
-    design = DESIGNS.get(name)
+    """The design ``name``, with folios of ``order``; ``thp-discard:4`` says the same.
+
+    Raises UsageError with the nearest name.
+    """
+    plain, _, wanted = name.partition(":")
+    design = DESIGNS.get(plain)
     if design is None:
-        raise UsageError(f"unknown gmem design {name!r}: {_nearest(name, DESIGNS)}")
+        raise UsageError(f"unknown gmem design {name!r}: {_nearest(plain, DESIGNS)}")
+    if wanted:
+        if not wanted.isdecimal():
+            raise UsageError(f"gmem design {name!r}: after the colon comes the order of its folios, e.g. {plain}:4")
+        order = int(wanted)
     if order is None:
         return design
     if not 0 <= order <= design.most_order:

@@ -59,6 +59,11 @@ class HostMemory:
         """Free pages that are in no free 2 MiB block."""
         return self.free - self.blocks * WINDOW_PAGES
 
+    def in_pieces(self, part: float) -> HostMemory:
+        """The same host with a further ``part`` of its free 2 MiB blocks in pieces."""
+        whole = 1.0 - part
+        return replace(self, blocks=int(self.blocks * whole), huge_for_guest=int(self.huge_for_guest * whole))
+
     @classmethod
     def synthetic(cls, guest_pages: int, *, fragmented: float = 0.0) -> HostMemory:
         """A host made for one guest; ``fragmented``: the part of its free memory that is in pieces below 2 MiB."""

@@ -9,8 +9,10 @@ right after it, so that nothing stays absent that the guest uses.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -75,6 +77,8 @@ class StreamSpec:
     """bounce: neighbouring cells that are converted one after the other."""
     stride: int = WINDOW_PAGES
     """strided: cells from one conversion to the next."""
+    regions: tuple[str, ...] = ()
+    """Where conversions happen, as guest pages ``first:end``; empty: anywhere."""
 
     def __post_init__(self) -> None:
         if self.pattern not in PATTERNS:
@@ -91,10 +95,33 @@ class StreamSpec:
             raise UsageError(f"{conversions} conversions: between 1 and {MOST_CONVERSIONS} can be followed")
         if not WINDOW_PAGES <= guest_pages <= MOST_PAGES:
             raise UsageError(f"a guest of {guest_pages} pages: between 2 MiB and 256 TiB can be followed")
-        cells, to_shared = PATTERNS[self.pattern].draw(
-            self, guest_pages >> self.cell_order, conversions, np.random.default_rng(seed)
-        )
-        return Stream(cells, to_shared, guest_pages, self.cell_order)
+        parts = self._parts(guest_pages)
+        starts = np.array([first for first, _ in parts], np.int64)
+        begins = np.cumsum([0, *(end - first for first, end in parts)])
+        cells, to_shared = PATTERNS[self.pattern].draw(self, int(begins[-1]), conversions, np.random.default_rng(seed))
+        part = np.searchsorted(begins, cells, side="right") - 1
+        return Stream(cells - begins[part] + starts[part], to_shared, guest_pages, self.cell_order)
+
+    def _parts(self, guest_pages: int) -> list[tuple[int, int]]:
+        """The regions in cells, rising."""
+        found = []
+        for text in self.regions or (f"0:{guest_pages}",):
+            match = re.fullmatch(r"([0-9]{1,15}):([0-9]{1,15})", text)
+            first, end = (int(match[1]), int(match[2])) if match else (0, 0)
+            said = f"region {text!r} of a stream"
+            if first >= end:
+                raise UsageError(f"{said} is not of the form 0:512 (first page, page after the last)")
+            if end > guest_pages:
+                raise UsageError(f"{said} ends outside the guest, which has {guest_pages} pages")
+            if (first | end) & ((1 << self.cell_order) - 1):
+                raise UsageError(f"{said} is cut within a conversion of {1 << self.cell_order} pages")
+            found.append((first >> self.cell_order, end >> self.cell_order))
+        found.sort()
+        for (first, end), (again, _) in pairwise(found):
+            if again < end:
+                first, end, again = (cell << self.cell_order for cell in (first, end, again))
+                raise UsageError(f"regions of a stream overlap: {first}:{end} and the one from page {again}")
+        return found
 
 
 Draw: TypeAlias = Callable[[StreamSpec, int, int, np.random.Generator], tuple[Cells, Flags]]

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Predictions of scenarios of steps for ``gmem model``, and the reasons of one counter."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+from harness.errors import UsageError
+from harness.model.designs import backing_named, design_named
+from harness.model.facts import HostFacts
+from harness.model.predict import predict
+from harness.model.prediction import StepPrediction
+from harness.report.model_terms import Predicted, bounds
+from harness.scenario.scenario import Scenario
+
+SYNTHETIC_START: Mapping[str, int] = {
+    "pcp": 0, "free/Unmovable": 0, "free/Reclaimable": 0, "free_order/10": 4096, "thp_split_page": 0,
+    "thp_split_page_failed": 0, "thp_fault_alloc": 0, "thp_file_alloc": 0, "thp_split_pmd": 0,
+}  # fmt: skip
+"""First sample of a made-up host: plenty of free order-10 blocks, all Movable; names of counters are what matters."""
+
+
+def predicted(scenario: Scenario, design: str, backing: str, sample: Mapping[str, int] | None) -> Predicted:
+    """The prediction for ``design``, seeded from a sample's counters or a synthetic start."""
+    scenario.check()
+    facts = HostFacts(ncpu=2, regions={name: scenario.chunks for name in scenario.regions})
+    start = dict(SYNTHETIC_START if sample is None else sample)
+    start |= {f"gmem/{guest}": 0 for guest in facts.guests}
+    try:
+        steps = predict(scenario, design_named(design), start, facts, backing=backing_named(backing))
+    except UsageError as error:
+        return Predicted(design, missing=str(error))
+    return Predicted(design, tuple(steps))
+
+
+def explanation(found: Predicted, counter: str, index: int) -> list[str]:
+    """The chain of reasons of one counter in one step, as lines; raises UsageError for what is not there."""
+    if found.missing:
+        raise UsageError(found.missing)
+    if not 0 <= index < len(found.steps):
+        raise UsageError(f"--step {index}: the scenario has steps 0 to {len(found.steps) - 1}")
+    step = found.steps[index]
+    head = f"step {index} ({step.step.text()}), design {found.design}"
+    if counter in step.unpredicted:
+        return [f"{counter}, {head}: not predicted", f"  {step.unpredicted[counter]}"]
+    if counter not in step.predictions:
+        raise UsageError(f"no rule speaks of counter {counter!r} in step {index}: {_near(counter, step)}")
+    prediction = step.predictions[counter]
+    lines = [f"{counter}, {head}: {bounds(prediction)}"]
+    for reason in prediction.reasons:
+        share = "" if reason.pages is None else f"{reason.pages:+d}  "
+        lines.append(f"  {share}{reason}")
+    return lines
+
+
+def _near(counter: str, step: StepPrediction) -> str:
+    known: Iterable[str] = [*step.predictions, *step.unpredicted]
+    near = difflib.get_close_matches(counter, list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else f"it speaks of {', '.join(sorted(known)[:12])}, ..."
+
+
+def plain(found: Predicted) -> dict[str, object]:
+    """For ``--json``."""
+    steps = [
+        {
+            "index": step.index,
+            "step": step.step.text(),
+            "counters": {
+                name: {"low": p.low, "high": p.high, "reasons": [str(reason) for reason in p.reasons]}
+                for name, p in sorted(step.predictions.items())
+            },
+            "unpredicted": dict(sorted(step.unpredicted.items())),
+        }
+        for step in found.steps
+    ]
+    return {"design": found.design, "missing": found.missing, "steps": steps}
