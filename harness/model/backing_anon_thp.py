@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.model import gather, pages
-from harness.model.aligned import full_groups, spread
+from harness.model.aligned import PMD_ORDER, full_groups, size_name, spread
 from harness.model.context import Backing, Context, Outcome
 from harness.model.events import PAGE_IN_PASSING, SHARED_ALLOCATED, SHARED_FREED, TABLE_ALLOCATED, TABLE_FREED, Event
+from harness.model.mapping import map_shared, zap
 from harness.model.shared import free_tables
 from harness.model.shared_events import (
     ANON_PMD_UNMAPPED,
@@ -24,15 +25,14 @@ from harness.model.shared_events import (
     ANON_THP_UNQUEUED,
     HUGE_ZERO_MAPPED,
     KEPT_FREED,
-    PMD_ORDER,
     PMD_SPLIT,
     SHARED_UNMAPPED,
     THP_FALLBACK,
-    size_name,
     split_failed,
 )
-from harness.model.shared_leaves import map_host, map_huge_zero, zap_shared
+from harness.model.shared_leaves import map_huge_zero
 from harness.model.state import RegionState, chunks_of, window_starts
+from harness.scenario.steps import Side
 
 THP_PAGES = 1 << PMD_ORDER
 
@@ -101,7 +101,7 @@ def _fault_zero(context: Context, region: RegionState, written: int) -> Outcome:
     if not windows:
         return Outcome(region)
     why = "the notifier of the write to the huge zero folio"
-    zapped = zap_shared(context, region, spread(windows, PMD_ORDER), why)
+    zapped = zap(context, region, spread(windows, PMD_ORDER), Side.SHARED, why)
     after = replace(zapped.region, zero_huge=region.zero_huge.without(zero))
     if context.facts.thp_available:
         huge = _huge(context, after, windows)
@@ -128,7 +128,7 @@ def write(context: Context, region: RegionState, written: int) -> Outcome:
     for rule in (_fault_zero, _fault_empty, _fault_small):
         outcome = rule(context, region, written)
         region, events = outcome.region, events + outcome.events
-    mapped = map_host(context, region, written, region.shared_huge)
+    mapped = map_shared(context, region, written, region.shared_huge)
     return Outcome(mapped.region, events + mapped.events)
 
 
@@ -144,7 +144,7 @@ def read(context: Context, region: RegionState, wanted: int) -> Outcome:
             replace(tables.region, zero_huge=region.zero_huge.add(PMD_ORDER, empty)),
             tables.events + context.event(HUGE_ZERO_MAPPED, empty.bit_count(), "zero-page", text),
         )
-    present = map_host(context, faulted.region, wanted & faulted.region.shared, faulted.region.shared_huge)
+    present = map_shared(context, faulted.region, wanted & faulted.region.shared, faulted.region.shared_huge)
     zero = map_huge_zero(context, present.region, wanted & ~faulted.region.shared)
     return Outcome(zero.region, faulted.events + present.events + zero.events)
 
@@ -156,7 +156,7 @@ def _split_mappings(context: Context, region: RegionState, gone: int) -> Outcome
     windows = partly.covered() | zero.covered()
     if not windows:
         return Outcome(region)
-    zapped = zap_shared(context, region, windows, "the notifier of the split of a huge mapping")
+    zapped = zap(context, region, windows, Side.SHARED, "the notifier of the split of a huge mapping")
     folios, zeroes = partly.count(PMD_ORDER), zero.count(PMD_ORDER)
     text = "{n} huge mapping{s} over {where} {are} split: the discard covers a part"
     events = context.event(PMD_SPLIT, folios + zeroes, "thp-split-pmd", text)
@@ -277,7 +277,7 @@ def _unmap_folios(context: Context, region: RegionState, gone: int) -> Outcome:
 
 def discard(context: Context, region: RegionState, gone: int) -> Outcome:
     """madvise(DONTNEED): what it covers in part is split at the level of the mapping and keeps its memory."""
-    zapped = zap_shared(context, region, gone, "the notifier of madvise(DONTNEED)")
+    zapped = zap(context, region, gone, Side.SHARED, "the notifier of madvise(DONTNEED)")
     split = _split_mappings(context, zapped.region, gone)
     listed = context.event(
         PAGE_IN_PASSING,
@@ -337,7 +337,7 @@ def shrink(context: Context, region: RegionState, where: int) -> Outcome:
     covered = split.covered()
     if not covered:
         return Outcome(region, events)
-    zapped = zap_shared(context, region, covered, "the notifier of the deferred split")
+    zapped = zap(context, region, covered, Side.SHARED, "the notifier of the deferred split")
     mapped = covered & region.shared_in_folio
     zeroes = sum(held for generation, held in region.shared_patterns.within(mapped) if generation is None)
     count = split.count(PMD_ORDER)

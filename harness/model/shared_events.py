@@ -9,22 +9,8 @@ from __future__ import annotations
 
 from functools import cache
 
+from harness.model.aligned import PMD_ORDER, size_name
 from harness.model.events import EventKind
-
-PMD_ORDER = 9
-"""Order of a folio that one PMD entry maps: 2 MiB on x86-64.  The thp_* events count this order only."""
-PUD_ORDER = 18
-"""Order of a hugetlb page that one PUD entry maps: 1 GiB."""
-
-
-def size_name(order: int) -> str:
-    """The size of a folio as the kernel's folders say it.
-
-    >>> size_name(9), size_name(18)
-    ('2048kB', '1048576kB')
-    """
-    return f"{4 << order}kB"
-
 
 SHARED_UNMAPPED = EventKind(
     # rmap.c:__folio_remove_rmap; the folio keeps its pages
@@ -173,18 +159,3 @@ def pool_returned(order: int) -> EventKind:
     """A page goes back to its hugetlb pool, its reservation was used up (fs/hugetlbfs: remove_inode_hugepages)."""
     moves = {"nr_hugetlb": -(1 << order), f"hugetlb/{size_name(order)}/free_hugepages": +1}
     return EventKind(f"hugetlb page of {size_name(order)} returned", moves)
-
-
-LEAF_COUNTERS = {PMD_ORDER: "pages_2m", PUD_ORDER: "pages_1g"}
-
-
-@cache
-def leaf_installed(order: int) -> EventKind:
-    """A leaf above 4 KiB is installed (mmu/tdp_mmu.c:tdp_mmu_map_handle_target_level, kvm_update_page_stats)."""
-    return EventKind(f"leaf of {size_name(order)} installed", {f"kvm/{{guest}}/{LEAF_COUNTERS[order]}": +1})
-
-
-@cache
-def leaf_zapped(order: int) -> EventKind:
-    """A leaf above 4 KiB is zapped: whole, also when the invalidation touches one page of it."""
-    return EventKind(f"leaf of {size_name(order)} zapped", {f"kvm/{{guest}}/{LEAF_COUNTERS[order]}": -1})

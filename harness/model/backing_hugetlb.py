@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Guest RAM in hugetlb pages: taken from the pool at the first touch and never given back while the guest runs.
+
+QEMU does not discard a shared side whose pages are larger than the host's (accel/kvm: kvm_convert_memory), so that
+what goes to private costs its memory twice, and what comes back shows what it held before.
+Sources: mm/hugetlb.c (hugetlb_no_page, alloc_hugetlb_folio), fs/hugetlbfs/inode.c:hugetlbfs_punch_hole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from harness.errors import UsageError
+from harness.model import pages
+from harness.model.aligned import PMD_ORDER, PUD_ORDER, full_groups, size_name, spread
+from harness.model.context import Backing, Context, Outcome
+from harness.model.mapping import map_shared, zap
+from harness.model.shared_events import pool_returned, pool_taken
+from harness.model.state import RegionState
+from harness.scenario.steps import CHUNK_PAGES, Side
+
+
+def touch(context: Context, region: RegionState, touched: int) -> Outcome:
+    """A read or a write takes each huge page that is not there yet out of the file's reservation and maps it whole."""
+    (order,) = context.backing.folio_orders
+    if region.chunks * CHUNK_PAGES % (1 << order):
+        raise UsageError(
+            f"backing {context.backing.name} needs regions of whole pages of {size_name(order)}: {context.where} lies"
+            f" in a region of {region.chunks * CHUNK_PAGES * 4} kB"
+        )
+    new = pages.groups(touched & ~region.shared, order)
+    covered = spread(new, order)
+    text = f"{{n}} page{{s}} of the {size_name(order)} pool {{are}} taken for {{where}}"
+    events = context.event(pool_taken(order), new.bit_count(), "hugetlb-fault", text)
+    region = replace(
+        region,
+        shared=region.shared | covered,
+        shared_in_folio=region.shared_in_folio | covered,
+        shared_folios=region.shared_folios.add(order, new) if new else region.shared_folios,
+        shared_huge=region.shared_huge.add(order, new) if new else region.shared_huge,
+    )
+    leaves = map_shared(context, region, touched, region.shared_huge)
+    return Outcome(leaves.region, events + leaves.events)
+
+
+def discard(context: Context, region: RegionState, gone: int) -> Outcome:
+    """QEMU does nothing: no call, no notifier, and the contents stay."""
+    del context, gone
+    return Outcome(region)
+
+
+def punch(context: Context, region: RegionState, gone: int) -> Outcome:
+    """fallocate(PUNCH_HOLE) by hand, which QEMU never does: whole pages go back to the pool, parts are zeroed."""
+    (order,) = context.backing.folio_orders
+    whole = full_groups(gone, order) & region.shared_folios.starts(order)
+    covered = spread(whole, order)
+    zapped = zap(context, region, covered, Side.SHARED, "the notifier of the hole punch of the hugetlb file")
+    text = f"{{n}} page{{s}} of {{where}} go{{es}} back to the {size_name(order)} pool".replace("{es}", "")
+    events = context.event(pool_returned(order), whole.bit_count(), "hugetlb-punch", text)
+    after = replace(
+        zapped.region,
+        shared=region.shared & ~covered,
+        shared_in_folio=region.shared_in_folio & ~covered,
+        shared_folios=region.shared_folios.remove(order, whole),
+        shared_huge=region.shared_huge.remove(order, whole),
+        shared_patterns=region.shared_patterns.clear(gone),
+    )
+    return Outcome(after, zapped.events + events)
+
+
+def hugetlb(order: int, name: str) -> Backing:
+    """The backing with pool pages of ``2**order`` 4 KiB pages."""
+    pool = f"hugetlb/{size_name(order)}"
+    return Backing(
+        name,
+        (order,),
+        write=touch,
+        read=touch,
+        discard=discard,
+        file_backed=True,
+        moves=(
+            "nr_hugetlb", f"{pool}/free_hugepages", f"{pool}/resv_hugepages",
+            "kvm/*/pages_2m", "kvm/*/pages_1g", "nr_sec_page_table_pages",
+        ),
+    )  # fmt: skip
+
+
+HUGETLB_2M = hugetlb(PMD_ORDER, "hugetlb-2m")
+"""memory-backend-memfd,hugetlb=on,hugetlbsize=2M or memory-backend-file on hugetlbfs, share=on."""
+HUGETLB_1G = hugetlb(PUD_ORDER, "hugetlb-1g")
+"""The same with pages of 1 GiB."""
