@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from harness.errors import InfraError
 from harness.guest.conversions import Conversion
@@ -67,18 +68,19 @@ class GuestAgent:
         """Allocate a region of order-9 chunks."""
         self.ask(f"alloc region={region} chunks={chunks}", timeout)
 
-    def where(self, region: int, timeout: float = 5.0) -> tuple[int, ...]:
-        """Guest physical address of each chunk."""
+    def where(self, region: int, *, chunks: int, memory_bytes: int, timeout: float = 5.0) -> tuple[int, ...]:
+        """Guest physical address of each of ``chunks`` chunks in a guest of ``memory_bytes`` of RAM.
+
+        Raises ``GuestError`` for places where they cannot lie: everything that follows is done and judged there.
+        """
         text = self.ask(f"where region={region}", timeout).fields.get("gpa", "")
         try:
-            chunks = tuple(int(word, 16) for word in text.split(","))
+            found = tuple(int(word, 16) for word in text.split(","))
         except ValueError as error:
             raise GuestError(f"{self.name}: does not say where region {region} lies: {text!r}") from error
-        if any(gpa < 0 or gpa % (CHUNK_PAGES * PAGE_SIZE) for gpa in chunks):
-            raise GuestError(f"{self.name}: a chunk of region {region} is not 2 MiB aligned: {text}")
-        if len(set(chunks)) < len(chunks):
-            raise GuestError(f"{self.name}: two chunks of region {region} lie at one address: {text}")
-        return chunks
+        if wrong := _misplaced(found, chunks, memory_bytes):
+            raise GuestError(f"{self.name}: says of region {region} what cannot be, {wrong}: {text}")
+        return found
 
     def convert(
         self, region: int, start: int, count: int, *, private: bool, timeout: float, by: int = CHUNK_PAGES
@@ -104,6 +106,22 @@ class GuestAgent:
     def warm(self, timeout: float = 60.0) -> int:
         """Read every page of the guest's RAM once, so that its own work faults nothing in later; returns pages."""
         return _number(self.name, self.ask("warm", timeout), "pages")
+
+
+def _misplaced(chunks: Sequence[int], wanted: int, memory_bytes: int) -> str:
+    """What is wrong with the addresses of a region's chunks; '' for nothing."""
+    size = CHUNK_PAGES * PAGE_SIZE
+    if len(chunks) != wanted:
+        return f"{len(chunks)} chunks where {wanted} were allocated"
+    for first, second in pairwise(sorted(chunks)):
+        if second - first < size:
+            return f"the chunks at {first:#x} and {second:#x} overlap"
+    for gpa in chunks:
+        if gpa % size:
+            return f"the chunk at {gpa:#x} is not 2 MiB aligned"
+        if not 0 <= gpa <= memory_bytes - size:
+            return f"the chunk at {gpa:#x} lies outside its RAM of {memory_bytes} bytes"
+    return ""
 
 
 def _number(name: str, reply: Reply, key: str) -> int:

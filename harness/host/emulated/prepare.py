@@ -203,7 +203,7 @@ def _prepare_guest(spec: TestbedSpec, guest: GuestSpec, pid: int, channels: Chan
         if guest.launch.traces_conversions:
             monitor.execute("trace-event-set-state", {"name": EVENT, "enable": True})
     agent.alloc(0, spec.chunks)
-    chunks = agent.where(0)
+    chunks = agent.where(0, chunks=spec.chunks, memory_bytes=guest.memory_bytes)
     agent.warm(_CYCLE_SECONDS)
     _cycle(agent, spec.chunks * CHUNK_PAGES)
     left = _leftover(channels.probe, pid, chunks)
