@@ -15,6 +15,8 @@ from harness.guest.launch import SNP_STAND_IN, SW_PROTECTED_DIRECT, GuestSpec, g
 from harness.host.emulated.control import Control, Finished
 from harness.host.frames import FrameChannel, Reply, parse_fields
 
+RAM = 128 << 20
+
 
 class Peer:
     """Answers every request with the same line; keeps what was asked."""
@@ -68,7 +70,8 @@ class TestRequests:
         assert agent("bad=- pages=512 wrong=0")[0].verify(0, 0, 512, gen=1, timeout=1) == Verified(512, 0, ())
 
     def test_where_and_the_rest(self) -> None:
-        assert agent("region=0 gpa=0x2c00000,0x3000000")[0].where(0) == (0x2C00000, 0x3000000)
+        assert where(agent("region=0 gpa=0x3000000,0x2c00000")[0], 2) == (0x3000000, 0x2C00000)
+        assert where(agent("region=0 gpa=0x0,0x7e00000")[0], 2) == (0, RAM - (2 << 20))
         assert agent("pages=31000 sum=0")[0].warm() == 31000
         assert agent("tag=3 how=hypercall")[0].info() == {"tag": "3", "how": "hypercall"}
         agent("nonce=5")[0].hello(5)
@@ -86,8 +89,12 @@ def verify(guest: GuestAgent) -> object:
     return guest.verify(0, 0, 1, gen=1, timeout=1)
 
 
-def where(guest: GuestAgent) -> object:
-    return guest.where(0)
+def where(guest: GuestAgent, chunks: int = 1) -> object:
+    return guest.where(0, chunks=chunks, memory_bytes=RAM)
+
+
+def where_two(guest: GuestAgent) -> object:
+    return where(guest, 2)
 
 
 def hello(guest: GuestAgent) -> object:
@@ -102,11 +109,16 @@ NONSENSE: tuple[tuple[Callable[[GuestAgent], object], str, str], ...] = (
     (hello, "nonce=4", "answered to another hello"),
     (hello, "", "answered to another hello"),
     (where, "region=0", "does not say where region 0 lies"),
-    (where, "gpa=0x2c00000,", "does not say where region 0 lies"),
+    (where_two, "gpa=0x2c00000,", "does not say where region 0 lies"),
     (where, "gpa=zero", "does not say where region 0 lies"),
-    (where, "gpa=0x2c01000", "not 2 MiB aligned"),
-    (where, "gpa=-0x200000", "not 2 MiB aligned"),
-    (where, "gpa=0x2c00000,0x2c00000", "two chunks of region 0 lie at one address"),
+    (where, "gpa=0x2c01000", "the chunk at 0x2c01000 is not 2 MiB aligned"),
+    (where, "gpa=-0x200000", "the chunk at -0x200000 lies outside its RAM"),
+    (where, "gpa=0x8000000", "the chunk at 0x8000000 lies outside its RAM of 134217728 bytes"),
+    (where, "gpa=0xfffffffffffe00000", "lies outside its RAM"),
+    (where, "gpa=0x2c00000,0x3000000", "2 chunks where 1 were allocated"),
+    (where_two, "gpa=0x2c00000", "1 chunks where 2 were allocated"),
+    (where_two, "gpa=0x2c00000,0x2c00000", "the chunks at 0x2c00000 and 0x2c00000 overlap"),
+    (where_two, "gpa=0x2d00000,0x2c00000", "the chunks at 0x2c00000 and 0x2d00000 overlap"),
     (convert, "", "lists a call that makes no sense: ''"),
     (convert, "calls=0x2c00000", "lists a call that makes no sense: '0x2c00000'"),
     (convert, "calls=0x2c00000:1,", "lists a call that makes no sense: ''"),
