@@ -8,6 +8,20 @@ from dataclasses import dataclass
 
 from harness.model import pages
 
+PMD_ORDER = 9
+"""Order of a folio that one PMD entry maps: 2 MiB on x86-64.  The thp_* events count this order only."""
+PUD_ORDER = 18
+"""Order of a folio that one PUD entry maps: 1 GiB."""
+
+
+def size_name(order: int) -> str:
+    """The size of a folio as the kernel's folders say it.
+
+    >>> size_name(4), size_name(9)
+    ('64kB', '2048kB')
+    """
+    return f"{4 << order}kB"
+
 
 @dataclass(frozen=True)
 class Blocks:

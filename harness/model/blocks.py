@@ -11,14 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.model import physics
-from harness.model.events import (
-    PRIVATE_ALLOCATED,
-    PRIVATE_FREED,
-    TABLE_ALLOCATED,
-    TABLE_FREED,
-    Event,
-    total,
-)
+from harness.model.aligned import PMD_ORDER
+from harness.model.events import Event
 from harness.model.facts import HostFacts
 from harness.model.ledger import Ledger
 
@@ -55,10 +49,13 @@ class Claims:
     high: int
 
 
-def claims(free: tuple[int, int], demand: tuple[int, int], overshoot: int) -> Claims:
-    """By demand beyond what is free: at least single blocks for what is surely missing, at most order-10 claims."""
+def claims(free: tuple[int, int], demand: tuple[int, int], overshoot: int, whole: int = 0) -> Claims:
+    """By demand beyond what is free: at least single blocks for what is surely missing, at most order-10 claims.
+
+    ``whole``: pages that large folios may take besides; what is free may be in pieces that are of no use to them.
+    """
     surely = max(0, demand[0] - free[1])
-    perhaps = max(0, demand[1] + overshoot - free[0]) if demand[1] else 0
+    perhaps = (max(0, demand[1] + overshoot - free[0]) if demand[1] else 0) + whole
     return Claims(-(-surely // physics.BLOCK_PAGES), -(-perhaps // CLAIM_PAGES) * physics.CLAIM_BLOCKS)
 
 
@@ -77,20 +74,25 @@ def _merged(freed: int) -> int:
 
 
 def post_blocks(
-    ledger: Ledger, facts: HostFacts, lists: FreeLists, events: list[Event], slab: tuple[int, int]
+    ledger: Ledger, facts: HostFacts, lists: FreeLists, events: list[Event], slab: tuple[int, int], perhaps: int = 0
 ) -> tuple[FreeLists | None, str]:
     """Enters pageblock types for a step with ``slab`` pages (most taken, most returned).
+
+    ``perhaps``: unmovable pages that may be taken beyond those of the events.
 
     A whole free block that merges takes the type of the pages freed last, so each type may gain what was freed of it
     and lose what was freed of the others.
     Returns the lists after it, or None with the reason when whole blocks may run out and stealing begins.
     """
-    taken = total(events, PRIVATE_ALLOCATED, TABLE_ALLOCATED)
-    back = total(events, PRIVATE_FREED, TABLE_FREED)
-    metadata = physics.NODE_METADATA_PAGES if any(slab) else 0
+    taken = -sum(min(0, _flow(event, "Unmovable")) for event in events)
+    back = sum(max(0, _flow(event, "Unmovable")) for event in events)
+    whole = -sum(min(0, _flow(event, "Unmovable")) for event in events if event.kind.order)
+    metadata = (physics.NODE_METADATA_PAGES if any(slab) else 0) + perhaps
     demand, slab_demand = (taken, taken + metadata), (0, slab[0])
+    small = (taken - whole, taken - whole + metadata)
     overshoot = facts.ncpu * facts.pcp_cap
-    unmovable = claims(lists.unmovable, demand, overshoot)
+    surely = claims(lists.unmovable, demand, overshoot)
+    unmovable = Claims(surely.low, claims(lists.unmovable, small, overshoot, _in_blocks(events, facts)).high)
     reclaimable = claims(lists.reclaimable, slab_demand, overshoot)
     most = (unmovable.high + reclaimable.high) * physics.BLOCK_PAGES
     if most > lists.claimable:
@@ -98,7 +100,8 @@ def post_blocks(
             f"up to {most} pages may be claimed and only {lists.claimable} lie in free blocks of order 10:"
             " smaller ones are then split or stolen, depending on their contents"
         )
-    merged_u, merged_m, merged_r = _merged(back), _merged(sum(max(0, _movable(e)) for e in events)), _merged(slab[1])
+    merged_u, merged_r = _merged(back), _merged(slab[1])
+    merged_m = _merged(sum(max(0, _flow(event, "Movable")) for event in events))
     text = (
         f"unmovable pages wanted: {taken}, free: {lists.unmovable[0]} to {lists.unmovable[1]};"
         f" slab pages wanted: up to {slab[0]};"
@@ -134,10 +137,17 @@ def post_movable_balance(ledger: Ledger, facts: HostFacts, events: list[Event], 
     )
     ledger.allow("movable_balance", 0 if quiet else -hidden, hidden, "per-cpu-lists", text)
     for event in events:
-        if moved := _movable(event):
+        if moved := _flow(event, "Movable"):
             ledger.add("movable_balance", moved, moved, event.reason(moved))
 
 
-def _movable(event: Event) -> int:
-    """Pages that an event gives to Movable lists (+) or takes from them (-)."""
-    return event.pages * event.kind.moves.get("F", 0) if event.kind.demand == "Movable" else 0
+def _in_blocks(events: list[Event], facts: HostFacts) -> int:
+    """Most pages that large folios take from whole blocks, those that a per-CPU list draws along included."""
+    large = [event for event in events if event.kind.order and _flow(event, "Unmovable") < 0]
+    along = physics.PCP_LARGE_ALONG * facts.ncpu if any(event.kind.order == PMD_ORDER for event in large) else 0
+    return sum(event.pages for event in large) + along * physics.BLOCK_PAGES
+
+
+def _flow(event: Event, migratetype: str) -> int:
+    """Pages that an event gives to the free lists of a migratetype (+) or takes from them (-)."""
+    return event.pages * event.kind.moves.get("F", 0) if event.kind.demand == migratetype else 0

@@ -7,9 +7,11 @@ QEMU happened to be, so that the counters it shares with the rest of the host st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from harness.model.aligned import PMD_ORDER
 from harness.model.blocks import BLOCK_COUNTERS
+from harness.model.context import Design
 from harness.model.ledger import Ledger
 from harness.model.physics import Allowances
 from harness.model.prediction import Reason
@@ -31,6 +33,9 @@ UNBOUNDED: Mapping[str, str] = {
     **{counter: "free blocks that merge take each other's type" for counter in BLOCK_COUNTERS},
 }
 
+ON_LRU = ("nr_unevictable", "nr_zone_unevictable")
+"""Counters that wait for the last reference of a page."""
+
 
 def close_guest(
     ledger: Ledger,
@@ -38,26 +43,57 @@ def close_guest(
     elsewhere: Mapping[str, int],
     regions: dict[str, RegionState],
     allowances: Allowances,
+    design: Design,
 ) -> dict[str, str]:
     """Enters the end of ``guest`` and removes its regions; returns the unpredicted counters with their reasons."""
     gone = {name: regions.pop(name) for name in list(regions) if name.partition(".")[0] == guest}
     own = tuple(f"{prefix}{guest}{rest}" for prefix, rest in _OWN)
     ledger.drop((*UNBOUNDED, *own))
     unpredicted = dict(UNBOUNDED) | {counter: f"guest {guest} is no more" for counter in own}
-    counters = ("nr_file_pages", "nr_unevictable", "nr_zone_unevictable")
+    counters = design.resident_counters
     if guest not in elsewhere:
-        ledger.drop(counters)
+        ledger.drop((*counters, "nr_file_hugepages"))
         text = f"the first sample lacks gmem/{guest}: how much its guest_memfd held is unknown"
-        return unpredicted | {counter: text for counter in counters}
+        return unpredicted | {counter: text for counter in (*counters, "nr_file_hugepages")}
     inside = sum(region.private.bit_count() for region in gone.values())
     resident = inside + elsewhere[guest]
+    held = sum(held_pages(region) for region in gone.values())
+    parked = sum(region.private_parked.frames() for region in gone.values())
     text = f"{resident} present private pages of {guest} ({inside} in its regions) go with its guest_memfd"
     if resident:
         for counter in counters:
-            ledger.add(counter, -resident, -resident, Reason("close", text, -resident))
+            late = held if counter in ON_LRU else 0
+            reason = Reason("close", text, None if late else -resident)
+            ledger.add(counter, -resident, late - resident, reason)
+    if parked:
+        text = f"{parked} pages that left the guest_memfd of {guest} come free if their references go with it"
+        for counter in ON_LRU:
+            ledger.allow(counter, -parked, 0, "references", text)
+    _close_folios(ledger, design, gone.values(), elsewhere[guest])
     files = allowances.close_file_pages
     ledger.allow("nr_file_pages", -files, files, "close", f"up to {files} tmpfs pages of its QEMU's files come or go")
     return unpredicted
 
 
 _OWN = (("gmem/", ""), ("kvm/", "/pages_4k"), ("kvm/", "/pages_2m"), ("kvm/", "/pages_1g"))
+
+
+def held_pages(region: RegionState) -> int:
+    """Pages of the guest_memfd in folios that somebody holds a reference on."""
+    held = region.private_held & region.private
+    return (held | region.private_folios.touching(held).covered()).bit_count() if held else 0
+
+
+def _close_folios(ledger: Ledger, design: Design, regions: Iterable[RegionState], elsewhere: int) -> None:
+    """Huge folios of the page cache: those of the regions, and up to as many as fit in what lies elsewhere."""
+    if design.order < PMD_ORDER or "nr_file_pages" not in design.resident_counters:
+        return
+    inside = sum(
+        starts.bit_count() << order - PMD_ORDER
+        for region in regions
+        for order, starts in region.private_folios
+        if order >= PMD_ORDER
+    )
+    most = elsewhere >> PMD_ORDER
+    text = f"{inside} huge folios of its regions go, and up to {most} in the {elsewhere} pages elsewhere in it"
+    ledger.allow("nr_file_hugepages", -inside - most, -inside, "close", text)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from harness.model.events import Event, EventKind
 from harness.model.facts import HostFacts
+from harness.model.prediction import ExpectedError
 from harness.model.state import RegionState
 from harness.scenario.steps import PageRange, Side
 
@@ -18,6 +19,8 @@ class Outcome:
 
     region: RegionState
     events: tuple[Event, ...] = ()
+    refused: ExpectedError | None = None
+    """The kernel refused the call; region and events are what it did all the same."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Context:
     backing: Backing
     guest: str
     where: str
+    cpu: int | None = None
+    """Host CPU that the guest is placed on; None: it was never placed."""
 
     def at(self, where: PageRange) -> Context:
         """The same context for a part of the range."""
@@ -37,14 +42,19 @@ class Context:
     def event(self, kind: EventKind, pages: int, rule: str, text: str) -> tuple[Event, ...]:
         """One event with its sentence; none for zero pages.
 
-        ``{n}`` is the number, ``{where}`` the range, ``{s}`` a noun's plural, ``{v}`` a verb's singular.
+        ``{n}`` is the number, ``{where}`` the range, ``{s}`` a noun's plural, ``{v}`` and ``{es}`` a verb's singular.
         """
         if not pages:
             return ()
         plural = pages != 1
-        words = {"s": "s" if plural else "", "v": "" if plural else "s", "are": "are" if plural else "is"}
+        words = {
+            "s": "s" if plural else "",
+            "v": "" if plural else "s",
+            "es": "" if plural else "es",
+            "are": "are" if plural else "is",
+        }
         said = text.format(n=pages, where=self.where, **words)
-        return (Event(kind, self.guest, pages, rule, said),)
+        return (Event(kind, self.guest, pages, rule, said, self.cpu),)
 
 
 Rule = Callable[[Context, RegionState, int], Outcome]
@@ -100,13 +110,32 @@ class Design:
     """fallocate(PUNCH_HOLE) of the range, present or not."""
     convert: ConvertRule
     """KVM's attributes and QEMU's discard of one piece."""
+    unpin: Rule = keep
+    """References that pins took on private pages of the range are dropped."""
+    shared_side: Backing | None = None
+    """The shared side, where the guest_memfd itself holds it; None: the testbed's backing does."""
+    folio_counters: tuple[str, ...] = ()
+    """Counters that the allocation of one whole folio moves by one, beyond those of every page cache folio."""
+    resident_counters: tuple[str, ...] = ("nr_file_pages", "nr_unevictable", "nr_zone_unevictable")
+    """Counters that a present page holds up by one until it goes."""
+    refuses_partial: bool = False
+    """Whether truncation of a part of a folio's window is an error; otherwise it has no effect."""
+    vmemmap_optimised: bool = False
+    """HVO: a whole hugetlb folio has given the pages of its page structures back."""
+
+    @property
+    def order(self) -> int:
+        """The largest folio it allocates."""
+        return self.folio_orders[-1]
 
 
 def chain(context: Context, region: RegionState, pages: int, *rules: Rule) -> Outcome:
-    """The rules one after the other on the same pages."""
+    """The rules one after the other on the same pages, up to the first that is refused."""
     events: tuple[Event, ...] = ()
     for rule in rules:
         outcome = rule(context, region, pages)
         region = outcome.region
         events += outcome.events
+        if outcome.refused:
+            return Outcome(region, events, outcome.refused)
     return Outcome(region, events)

@@ -7,10 +7,11 @@ Sources: table of operations in ``docs/model.md``, with the kernel function besi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
 
-from harness.model.prediction import Reason
+from harness.model.prediction import Flow, Reason
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,10 @@ class EventKind:
     moves: Mapping[str, int]
     demand: str = ""
     """Migratetype whose free lists it draws from or refills: Unmovable, Movable or '' for none."""
+    order: int = 0
+    """The pages come in blocks of that order from the free lists."""
+    splits: int = 0
+    """Order of the folio of the page cache that it splits; 0: none."""
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -40,6 +45,14 @@ PRIVATE_ALLOCATED = EventKind(
     },
     demand="Unmovable",
 )
+
+
+@cache
+def private_allocated(order: int) -> EventKind:
+    """Pages of whole folios of ``2**order``; a large folio is on the LRU at once, without a batch."""
+    return replace(PRIVATE_ALLOCATED, order=order) if order else PRIVATE_ALLOCATED
+
+
 PRIVATE_FREED = EventKind(
     # filemap.c:filemap_unaccount_folio, __page_cache_release, page_alloc.c:free_frozen_page_commit
     "private page freed",
@@ -96,13 +109,18 @@ LEAF_ZAPPED = EventKind(
 
 @dataclass(frozen=True)
 class Event:
-    """``pages`` events of one kind in one guest, and the sentence of the rule that says so."""
+    """``pages`` events of one kind in one guest, and the sentence of the rule that says so.
+
+    Kinds that happen to folios or tables count those instead of pages.
+    """
 
     kind: EventKind
     guest: str
     pages: int
     rule: str
     text: str
+    cpu: int | None = None
+    """Host CPU it happens on; None: any."""
 
     def moves(self) -> list[tuple[str, int]]:
         """Counters with their differences."""
@@ -118,3 +136,15 @@ class Event:
 def total(events: list[Event], *kinds: EventKind) -> int:
     """Pages over all events of these kinds."""
     return sum(event.pages for event in events if event.kind in kinds)
+
+
+def traffic_by_cpu(events: Iterable[Event]) -> dict[int | None, dict[str, Flow]]:
+    """Pages that the events take from and give back to the free lists: per CPU and migratetype."""
+    found: dict[int | None, dict[str, Flow]] = {}
+    for event in events:
+        moved = event.pages * event.kind.moves.get("F", 0)
+        if event.kind.demand and moved:
+            flows = found.setdefault(event.cpu, {})
+            flow = flows.get(event.kind.demand, Flow())
+            flows[event.kind.demand] = Flow(flow.allocated + max(0, -moved), flow.freed + max(0, moved))
+    return found

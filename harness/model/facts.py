@@ -37,6 +37,13 @@ class HostFacts:
     """Whether a fault that wants a huge folio gets one; False: THP is off or free memory is in pieces."""
     use_zero_page: bool = True
     """transparent_hugepage/use_zero_page: a read of an empty window maps the huge zero folio, which exists already."""
+    uniform_split: bool = False
+    """How a split of a large folio of a file goes: True to order-0 folios (6.12), False in halves around the edge of
+    the hole (mm/truncate.c: the call of folio_split, 6.15 and later)."""
+    large_folios: bool = True
+    """Whether the host has a block for every large folio of a guest_memfd; False: each allocation falls back."""
+    vcpus: int = 1
+    """vCPUs of each guest: each has a cache of pages for KVM's tables."""
     mirrored_tdp: bool = False
     """TDX: private and shared leaves live in two trees, so that a zap reaches one kind only."""
 
@@ -45,6 +52,7 @@ class HostFacts:
             "ncpu": self.ncpu,
             "pcp_cap": self.pcp_cap,
             "page_size": self.page_size,
+            "vcpus": self.vcpus,
             "slab_pages": self.slab_pages,
             "slab_objects": self.slab_objects,
             **{f"chunks of {name}": chunks for name, chunks in self.regions.items()},

@@ -24,6 +24,10 @@ class Ledger:
         for counter in counters:
             self._opening.setdefault(counter, reason)
 
+    def opened(self) -> tuple[str, ...]:
+        """Counters that are predicted in this step so far."""
+        return tuple(sorted(self._opening.keys() | self._reasons.keys()))
+
     def post(self, events: Iterable[Event]) -> None:
         """Each event moves the counters of its kind."""
         for event in events:

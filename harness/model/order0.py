@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.model.context import Context, Design, Outcome, chain
-from harness.model.events import PRIVATE_ALLOCATED, PRIVATE_FREED
+from harness.model.events import PRIVATE_ALLOCATED
 from harness.model.mapping import map_private, zap
+from harness.model.references import leave, unpin
 from harness.model.state import RegionState
 from harness.scenario.steps import Side
 
@@ -34,11 +35,9 @@ def punch(context: Context, region: RegionState, gone: int) -> Outcome:
     """Leaves of the whole range are zapped, present pages freed; holes cost nothing and it cannot fail."""
     zapped = zap(context, region, gone, Side.PRIVATE, "the hole punch of the guest_memfd")
     present = gone & region.private
-    text = "{n} present private page{s} of {where} leave{v} the page cache"
-    return Outcome(
-        replace(zapped.region, private=region.private & ~gone, private_patterns=region.private_patterns.clear(gone)),
-        zapped.events + context.event(PRIVATE_FREED, present.bit_count(), "punch", text),
-    )
+    left = leave(context, zapped.region, present)
+    after = replace(left.region, private_patterns=region.private_patterns.clear(gone))
+    return Outcome(after, zapped.events + left.events)
 
 
 def convert_by_discard(context: Context, region: RegionState, piece: int, to: Side) -> Outcome:
@@ -54,7 +53,7 @@ def convert_by_discard(context: Context, region: RegionState, piece: int, to: Si
         zapped = zap(context, region, piece, to.other, why)
     discard = context.backing.discard if to is Side.PRIVATE else context.design.punch
     after = discard(context, replace(zapped.region, attr_private=attr), piece)
-    return Outcome(after.region, zapped.events + after.events)
+    return Outcome(after.region, zapped.events + after.events, after.refused)
 
 
 ORDER0 = Design(
@@ -65,4 +64,5 @@ ORDER0 = Design(
     fault=fault,
     punch=punch,
     convert=convert_by_discard,
+    unpin=unpin,
 )

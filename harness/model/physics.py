@@ -51,6 +51,21 @@ change_pageblock_range)."""
 BLOCK_PAGES = 512
 """Pages of a pageblock (pageblock_order 9)."""
 
+PCP_LARGE_ALONG = 1
+"""Order-9 blocks that a per-CPU list draws beyond the one asked for (mm/page_alloc.c:nr_pcp_alloc: at least two)."""
+
+NESTED_CACHE = 36
+"""Pages that a vCPU's cache of page tables takes at once: filled to 40 when a fault finds fewer than 5
+(KVM_ARCH_NR_OBJS_PER_MEMORY_CACHE, PT64_ROOT_MAX_LEVEL; virt/kvm/kvm_main.c:__kvm_mmu_topup_memory_cache).  No item
+counts them until they are linked."""
+
+NESTED_HEADERS = 4
+"""Slab pages that the headers of those tables may take with a refill: 36 objects of about 184 bytes and what a sheaf
+takes along (52 more), 22 to a page."""
+
+NESTED_HEADERS_PER_PAGE = 16
+"""Headers of freed tables that at least share a page of slab, so that n of them empty n/16 pages and one more."""
+
 
 def gather_pages(discarded: int) -> int:
     """Pages that one madvise(DONTNEED) of ``discarded`` present order-0 pages allocates and frees for its own list."""

@@ -17,11 +17,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from harness.errors import UsageError
-from harness.model import blocks, slab
+from harness.model import blocks, nested, pages, slab
+from harness.model.aligned import PMD_ORDER, PUD_ORDER, Blocks
 from harness.model.closing import close_guest
 from harness.model.context import Backing, Context, Design
-from harness.model.events import Event
+from harness.model.events import traffic_by_cpu
 from harness.model.facts import HostFacts
+from harness.model.folio_events import NESTED_TABLE_LINKED
+from harness.model.hostwide import HOST_WIDE, loose, open_ends
 from harness.model.ledger import Ledger
 from harness.model.physics import ALLOWANCES, Allowances
 from harness.model.prediction import ExpectedContents, StepPrediction
@@ -30,7 +33,7 @@ from harness.model.shared import ANON_4K
 from harness.model.state import RegionState
 from harness.model.steprules import ON_HOST, RANGE_RULES, StepOutcome
 from harness.scenario.scenario import Scenario
-from harness.scenario.steps import Check, Close, Step
+from harness.scenario.steps import CHUNK_PAGES, Check, Close, Place, Step
 
 
 @dataclass
@@ -46,6 +49,23 @@ class _Walk:
     elsewhere: dict[str, int] = field(default_factory=dict)
     """Pages of each guest's guest_memfd outside the regions; absent when the first sample does not say."""
     running: list[str] = field(default_factory=list)
+    cpus: dict[str, int] = field(default_factory=dict)
+    """Host CPU of each guest that was placed."""
+    nested_linked: dict[str, int] = field(default_factory=dict)
+    """Tables that KVM linked for each guest."""
+    loose: dict[str, str] = field(default_factory=dict)
+    """Counters, with ``{guest}``, that an earlier step made unknown, and why."""
+
+
+@dataclass(frozen=True)
+class _World:
+    """What stays the same."""
+
+    design: Design
+    backing: Backing
+    start: Mapping[str, int]
+    facts: HostFacts
+    allowances: Allowances
 
 
 def predict(
@@ -65,14 +85,13 @@ def predict(
     Raises UsageError when the scenario does not fit the testbed or claims contents that the design does not keep.
     """
     scenario.check()
-    walk = _begin(scenario, start, facts, regions or {})
-    return [
-        _predict_step(index, step, design, backing, start, facts, walk, allowances)
-        for index, step in enumerate(scenario.steps)
-    ]
+    world = _World(design, backing, start, facts, allowances)
+    walk = _begin(scenario, world, regions or {})
+    return [_predict_step(index, step, world, walk) for index, step in enumerate(scenario.steps)]
 
 
-def _begin(scenario: Scenario, start: Mapping[str, int], facts: HostFacts, given: Mapping[str, RegionState]) -> _Walk:
+def _begin(scenario: Scenario, world: _World, given: Mapping[str, RegionState]) -> _Walk:
+    start, facts = world.start, world.facts
     for name in scenario.regions:
         if facts.regions.get(name, 0) < scenario.chunks:
             raise UsageError(
@@ -80,7 +99,7 @@ def _begin(scenario: Scenario, start: Mapping[str, int], facts: HostFacts, given
                 f" {facts.regions.get(name, 0)}"
             )
     states = {
-        name: given.get(name, RegionState.empty(chunks, tables=facts.tables_present))
+        name: given.get(name) or RegionState.empty(chunks, tables=facts.tables_present, nested=_nested(world, chunks))
         for name, chunks in facts.regions.items()
     }
     inside = {guest: 0 for guest in facts.guests}
@@ -98,37 +117,35 @@ def _begin(scenario: Scenario, start: Mapping[str, int], facts: HostFacts, given
     return _Walk(states, lists, lost, elsewhere=elsewhere, running=list(facts.guests))
 
 
-def _predict_step(
-    index: int,
-    step: Step,
-    design: Design,
-    backing: Backing,
-    start: Mapping[str, int],
-    facts: HostFacts,
-    walk: _Walk,
-    allowances: Allowances,
-) -> StepPrediction:
+def _nested(world: _World, chunks: int) -> Blocks:
+    """Tables that KVM lacks in the canonical empty state: each page was touched shared, then private, then discarded.
+
+    The private touch put a large leaf in the table's place wherever the design's folio was large enough.
+    """
+    order = world.design.order if world.facts.large_folios else 0
+    missing = Blocks()
+    for leaf in (PMD_ORDER, PUD_ORDER):
+        windows = chunks * CHUNK_PAGES >> max(leaf, order)
+        if order >= leaf and windows:
+            missing = missing.add(leaf, pages.strided(0, windows << max(leaf, order), 1 << leaf))
+    return missing
+
+
+def _predict_step(index: int, step: Step, world: _World, walk: _Walk) -> StepPrediction:
     ledger = Ledger()
-    open_counters(ledger, start, walk.running, step.text(), design, backing)
+    open_counters(ledger, world.start, walk.running, step.text(), world.design, world.backing)
     if isinstance(step, Close):
-        unpredicted = close_guest(ledger, step.guest, walk.elsewhere, walk.regions, allowances)
-        walk.running.remove(step.guest)
-        walk.elsewhere.pop(step.guest, None)
-        walk.lists, walk.lists_lost = None, f"{step.guest} was closed: its pages went to lists no rule can tell"
-        unpredicted |= {counter: walk.lists_lost for counter in blocks.BLOCK_COUNTERS}
-        return StepPrediction(index, step, ledger.close(), unpredicted=unpredicted, regions=dict(walk.regions))
-    outcome, change = _walk_regions(step, design, backing, facts, walk)
-    ledger.post(outcome.events)
-    traffic = type(step) in RANGE_RULES
-    if traffic:
-        _allow_traffic(ledger, allowances, on_host=type(step) in ON_HOST)
-    slab_pages = slab.post(ledger, facts, change, walk.nodes_freed)
-    walk.nodes_freed += change.gone + change.gone_above
-    events = list(outcome.events)
-    blocks.post_movable_balance(ledger, facts, events, quiet=not traffic)
-    unpredicted = _post_blocks(ledger, facts, walk, events, slab_pages)
+        return _predict_close(index, step, world, walk, ledger)
+    if isinstance(step, Place):
+        walk.cpus[step.guest] = step.cpu
+    unpredicted: dict[str, str] = {}
+    if type(step) in HOST_WIDE:
+        unpredicted = _predict_host_wide(step, world, walk, ledger)
+    outcome, change = _walk_regions(step, world, walk)
+    _post(step, outcome, change, world, walk, ledger)
+    unpredicted |= _drop_lost(walk, ledger)
     if isinstance(step, Check):
-        _hold_claim(step, outcome.contents, index, design)
+        _hold_claim(step, outcome.contents, index, world.design)
     if outcome.wrote:
         walk.generation += 1
     return StepPrediction(
@@ -140,22 +157,69 @@ def _predict_step(
         generation=walk.generation if outcome.wrote else None,
         unpredicted=unpredicted,
         regions=dict(walk.regions),
+        refused=outcome.refused,
+        traffic_by_cpu=traffic_by_cpu(outcome.events),
     )
 
 
-def _walk_regions(
-    step: Step, design: Design, backing: Backing, facts: HostFacts, walk: _Walk
-) -> tuple[StepOutcome, slab.NodeChange]:
-    """Applies the step to its region; Settle and Empty have none."""
+def _predict_close(index: int, step: Close, world: _World, walk: _Walk, ledger: Ledger) -> StepPrediction:
+    unpredicted = close_guest(ledger, step.guest, walk.elsewhere, walk.regions, world.allowances, world.design)
+    walk.running.remove(step.guest)
+    walk.elsewhere.pop(step.guest, None)
+    walk.lists, walk.lists_lost = None, f"{step.guest} was closed: its pages went to lists no rule can tell"
+    unpredicted |= _drop_lost(walk, ledger)
+    return StepPrediction(index, step, ledger.close(), unpredicted=unpredicted, regions=dict(walk.regions))
+
+
+def _predict_host_wide(step: Step, world: _World, walk: _Walk, ledger: Ledger) -> dict[str, str]:
+    counters, why = loose(step, world.backing)
+    walk.loose |= {counter: why for counter in counters}
+    walk.lists, walk.lists_lost = None, f"the host's memory was stirred ({step.text()}): its lists are not known"
+    return open_ends(step, ledger)
+
+
+def _drop_lost(walk: _Walk, ledger: Ledger) -> dict[str, str]:
+    """Counters that no step can say any more: of block types, and of leaves."""
+    lost = {counter: walk.lists_lost for counter in blocks.BLOCK_COUNTERS} if walk.lists is None else {}
+    for counter, why in walk.loose.items():
+        lost |= {counter.format(guest=guest): why for guest in walk.running}
+    ledger.drop(lost)
+    return lost
+
+
+def _walk_regions(step: Step, world: _World, walk: _Walk) -> tuple[StepOutcome, slab.NodeChange]:
+    """Applies the step to its region; steps without a range have none."""
     ranges = step.ranges()
     if not ranges:
         return StepOutcome(RegionState(1)), slab.NodeChange()
     (where,) = ranges
-    context = Context(facts, design, backing, where.guest, str(where))
+    context = Context(world.facts, world.design, world.backing, where.guest, str(where), cpu=walk.cpus.get(where.guest))
     before = walk.regions[where.region]
     outcome = RANGE_RULES[type(step)](context, before, step, walk.generation + 1)
     walk.regions[where.region] = outcome.region
-    return outcome, slab.node_change([(before, outcome.region)])
+    change = slab.node_change([(before, outcome.region)])
+    return outcome, slab.with_splits(change, outcome.events, world.facts)
+
+
+def _post(
+    step: Step, outcome: StepOutcome, change: slab.NodeChange, world: _World, walk: _Walk, ledger: Ledger
+) -> None:
+    """Enters what happened, and what it costs the host in slabs, tables and pageblocks."""
+    facts, events = world.facts, list(outcome.events)
+    ledger.post(events)
+    traffic = type(step) in RANGE_RULES
+    if traffic:
+        _allow_traffic(ledger, world.allowances, on_host=type(step) in ON_HOST)
+    slab_pages = slab.post(ledger, facts, change, walk.nodes_freed)
+    walk.nodes_freed += change.gone + change.gone_above
+    cached = nested.post(ledger, facts, events, walk.nested_linked)
+    for event in events:
+        if event.kind is NESTED_TABLE_LINKED:
+            walk.nested_linked[event.guest] = walk.nested_linked.get(event.guest, 0) + event.pages
+    if type(step) not in HOST_WIDE:
+        blocks.post_movable_balance(ledger, facts, events, quiet=not traffic)
+    if walk.lists is not None:
+        walk.lists, walk.lists_lost = blocks.post_blocks(ledger, facts, walk.lists, events, slab_pages, cached)
 
 
 def _allow_traffic(ledger: Ledger, allowances: Allowances, *, on_host: bool) -> None:
@@ -168,17 +232,6 @@ def _allow_traffic(ledger: Ledger, allowances: Allowances, *, on_host: bool) -> 
     ledger.allow("F", -moved, moved, "traffic", f"{what} may take or give back {moved} pages")
     for counter in ("pgfree", "pgalloc"):
         ledger.allow(counter, 0, moved + events, "traffic", f"{what} may pass through {moved + events} pages")
-
-
-def _post_blocks(
-    ledger: Ledger, facts: HostFacts, walk: _Walk, events: list[Event], slab_pages: tuple[int, int]
-) -> dict[str, str]:
-    if walk.lists is not None:
-        walk.lists, walk.lists_lost = blocks.post_blocks(ledger, facts, walk.lists, events, slab_pages)
-    if walk.lists is not None:
-        return {}
-    ledger.drop(blocks.BLOCK_COUNTERS)
-    return {counter: walk.lists_lost for counter in blocks.BLOCK_COUNTERS}
 
 
 def _hold_claim(step: Check, contents: tuple[ExpectedContents, ...], index: int, design: Design) -> None:

@@ -79,6 +79,34 @@ class ExpectedContents:
 
 
 @dataclass(frozen=True)
+class ExpectedError:
+    """A call that the kernel must refuse, and what it may say of how far it came.
+
+    What the call did before it was refused is in the counters and regions of the step, like everything else.
+    """
+
+    errno: str
+    """Name of the error, e.g. ``EAGAIN``."""
+    call: str
+    """What is refused: ``convert``, ``punch`` or ``allocate``."""
+    region: str
+    page: int
+    """First page of the region that the kernel did not do: where its ``error_offset`` points, if the call has one."""
+    reason: Reason
+
+    def __str__(self) -> str:
+        return f"{self.call} fails with {self.errno} at page {self.page} of {self.region} ({self.reason})"
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Pages of one migratetype that a step takes from and gives back to the free lists on one CPU."""
+
+    allocated: int = 0
+    freed: int = 0
+
+
+@dataclass(frozen=True)
 class StepPrediction:
     """All that the model says about one step."""
 
@@ -87,6 +115,7 @@ class StepPrediction:
     predictions: Mapping[str, Prediction]
     """Counter to its difference over the step.  An absent counter is not predicted."""
     conversions: tuple[ExpectedConversion, ...] = ()
+    """In order; where ``refused`` speaks of a conversion, the last one is the one that the kernel refuses."""
     contents: tuple[ExpectedContents, ...] = ()
     """For Check: what every page of its range must hold, as runs in rising order."""
     generation: int | None = None
@@ -95,3 +124,10 @@ class StepPrediction:
     """Counters that this step moves and that no rule can bound, with the reason."""
     regions: Mapping[str, RegionState] = field(default_factory=dict)
     """State of every region after the step; a closed guest's regions are absent."""
+    refused: ExpectedError | None = None
+    """The error that the step must end with; None: it must succeed."""
+    traffic_by_cpu: Mapping[int | None, Mapping[str, Flow]] = field(default_factory=dict)
+    """CPU to migratetype to pages: whose per-CPU list the step draws on and refills, slabs left out.
+
+    None: the guest was never placed, so that any CPU may have done it.
+    """

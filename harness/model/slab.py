@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from harness.model import pages, physics
+from harness.model.aligned import spread
+from harness.model.events import Event
 from harness.model.facts import HostFacts
 from harness.model.ledger import Ledger
 from harness.model.state import CHUNK_ORDER, RegionState
@@ -35,11 +37,12 @@ class NodeChange:
         )
 
 
-def _tree_change(before: int, after: int) -> NodeChange:
+def _tree_change(before: tuple[int, int], after: tuple[int, int]) -> NodeChange:
+    """A tree given as (indices with an entry in a lowest node, indices with an entry)."""
     if before == after:
         return NodeChange()
-    group_before, group_after = (pages.groups(s, physics.XA_GROUP_ORDER) for s in (before, after))
-    chunk_before, chunk_after = (pages.groups(s, CHUNK_ORDER) for s in (before, after))
+    group_before, group_after = (pages.groups(s, physics.XA_GROUP_ORDER) for s, _ in (before, after))
+    chunk_before, chunk_after = (pages.groups(s, CHUNK_ORDER) for _, s in (before, after))
     above_new = (chunk_after & ~chunk_before).bit_count()
     above_gone = (chunk_before & ~chunk_after).bit_count()
     return NodeChange(
@@ -54,8 +57,36 @@ def node_change(steps: Iterable[tuple[RegionState, RegionState]]) -> NodeChange:
     """Over regions given as (before, after)."""
     total = NodeChange()
     for before, after in steps:
-        total += _tree_change(before.private, after.private) + _tree_change(before.attr_private, after.attr_private)
+        total += _tree_change(_cache_tree(before), _cache_tree(after))
+        total += _tree_change((before.attr_private,) * 2, (after.attr_private,) * 2)
     return total
+
+
+def _cache_tree(region: RegionState) -> tuple[int, int]:
+    """The page cache of the guest_memfd.
+
+    A folio of 64 pages or more is one entry, with siblings, of a node above (lib/xarray.c:xas_store).
+    """
+    large = 0
+    for order, starts in region.private_folios:
+        if order >= physics.XA_GROUP_ORDER:
+            large |= spread(starts, order)
+    return region.private & ~large, region.private
+
+
+def with_splits(change: NodeChange, events: Iterable[Event], facts: HostFacts) -> NodeChange:
+    """Nodes that splits allocate also count where the hole empties them at once.
+
+    A split in halves needs one node for the group that it cuts (lib/xarray.c:xas_try_split), a uniform one a node per
+    group of the folio (xas_split_alloc).
+    """
+    allocated = 0
+    for event in events:
+        order = event.kind.splits
+        if order >= physics.XA_GROUP_ORDER:
+            allocated += event.pages << (order - physics.XA_GROUP_ORDER if facts.uniform_split else 0)
+    passing = max(0, allocated - change.new)
+    return change + NodeChange(new=passing, gone=passing)
 
 
 def slab_pages_taken(facts: HostFacts, nodes: int) -> int:

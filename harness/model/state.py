@@ -75,8 +75,14 @@ class RegionState:
     """All pages of the dirty folios of the guest_memfd, of any order."""
     private_held: int = 0
     """Pages on whose private folio somebody holds a reference that the kernel does not expect."""
+    private_parked: Parked = NOTHING_PARKED
+    """Folios that left the guest_memfd and that only references keep."""
+    private_apart: Blocks = NO_BLOCKS
+    """Windows whose order-0 folios are the pieces of one folio, on the same pages in the same order."""
     leaf_private_large: Blocks = NO_BLOCKS
     """Leaves of 2 MiB (order 9) and 1 GiB (order 18) to private folios; ``leaf_private`` is of 4 KiB leaves only."""
+    nested_missing: Blocks = NO_BLOCKS
+    """Windows without a table in KVM's nested page table: order 9 for 4 KiB leaves, order 18 for leaves of 2 MiB."""
 
     # The shared backing beyond 4 KiB.
     shared_folios: Blocks = NO_BLOCKS
@@ -87,7 +93,6 @@ class RegionState:
     """Pages on whose shared folio somebody holds a reference (a long-term pin)."""
     leaf_shared_large: Blocks = NO_BLOCKS
     """Leaves of 2 MiB and 1 GiB to shared folios; ``leaf_shared`` is of 4 KiB leaves only."""
-
     leaf_zero_large: Blocks = NO_BLOCKS
     """Read-only leaves of 2 MiB to the kernel's huge zero folio; ``leaf_zero`` is of 4 KiB leaves only."""
     shared_huge: Blocks = NO_BLOCKS
@@ -102,13 +107,16 @@ class RegionState:
     """Shared folios that only references keep."""
 
     @classmethod
-    def empty(cls, chunks: int, *, tables: bool = True) -> RegionState:
-        """The canonical state after a restore: shared, nothing present, nothing mapped; page tables exist or not."""
-        return cls(chunks, tables=pages.span(0, chunks) if tables else 0)
+    def empty(cls, chunks: int, *, tables: bool = True, nested: Blocks = NO_BLOCKS) -> RegionState:
+        """The canonical state after a restore: shared, nothing present, nothing mapped.
+
+        ``tables``: QEMU's page tables exist; ``nested``: windows without a table in KVM's nested page table.
+        """
+        return cls(chunks, tables=pages.span(0, chunks) if tables else 0, nested_missing=nested)
 
     @property
     def mapped(self) -> int:
-        """Pages with a leaf of any kind."""
+        """Pages with a leaf of 4 KiB of any kind."""
         return self.leaf_private | self.leaf_shared | self.leaf_zero
 
     def on_side(self, wanted: int, side: Side) -> int:

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.model import pages
-from harness.model.context import Context, Outcome, chain
+from harness.model.context import Context, Outcome, Rule, chain
 from harness.model.events import Event
-from harness.model.prediction import ExpectedContents, ExpectedConversion
+from harness.model.prediction import ExpectedContents, ExpectedConversion, ExpectedError
 from harness.model.state import RegionState, page_set
 from harness.scenario.steps import (
     BaseStep,
@@ -18,10 +18,12 @@ from harness.scenario.steps import (
     Convert,
     Fallocate,
     PageRange,
+    Pin,
     Populate,
     PunchHole,
     Side,
     Touch,
+    Unpin,
 )
 
 
@@ -35,11 +37,14 @@ class StepOutcome:
     contents: tuple[ExpectedContents, ...] = ()
     wrote: bool = False
     """The guest writes its pattern: the step uses a generation up."""
+    refused: ExpectedError | None = None
+    """The error that the step ends with."""
 
 
 def _access(context: Context, region: RegionState, touched: int, *, write: bool) -> Outcome:
     """The guest touches pages, each on the side its attribute names."""
-    shared_rule = context.backing.write if write else context.backing.read
+    side = context.design.shared_side or context.backing
+    shared_rule = side.write if write else side.read
     private = context.design.fault(context, region, region.on_side(touched, Side.PRIVATE))
     shared = shared_rule(context, private.region, region.on_side(touched, Side.SHARED))
     return Outcome(shared.region, private.events + shared.events)
@@ -63,7 +68,10 @@ def _touch(context: Context, region: RegionState, step: Touch, generation: int) 
 
 
 def _convert(context: Context, region: RegionState, step: Convert, generation: int) -> StepOutcome:
-    """One hypercall per chunk piece, also where nothing changes: the guest does not know and QEMU does not ask."""
+    """One hypercall per chunk piece, also where nothing changes: the guest does not know and QEMU does not ask.
+
+    The guest asks for nothing more after a piece that the kernel refuses.
+    """
     del generation
     events: tuple[Event, ...] = ()
     conversions = []
@@ -72,6 +80,8 @@ def _convert(context: Context, region: RegionState, step: Convert, generation: i
         region = outcome.region
         events += outcome.events
         conversions.append(ExpectedConversion(piece.start, piece.count, step.to, piece.region))
+        if outcome.refused:
+            return StepOutcome(region, events, tuple(conversions), refused=outcome.refused)
     return StepOutcome(region, events, tuple(conversions))
 
 
@@ -83,13 +93,48 @@ def _check(context: Context, region: RegionState, step: Check, generation: int) 
 
 def _fallocate(context: Context, region: RegionState, step: Fallocate, generation: int) -> StepOutcome:
     del generation
-    outcome = chain(context, region, page_set(step.range), context.design.allocate)
-    return StepOutcome(outcome.region, outcome.events)
+    return _in_file(context, region, step.range, context.design.allocate)
 
 
 def _punch(context: Context, region: RegionState, step: PunchHole, generation: int) -> StepOutcome:
     del generation
-    outcome = chain(context, region, page_set(step.range), context.design.punch)
+    return _in_file(context, region, step.range, context.design.punch)
+
+
+def _in_file(context: Context, region: RegionState, where: PageRange, rule: Rule) -> StepOutcome:
+    """A call of the host on the guest_memfd: one per chunk, since chunks need not be neighbours in the file.
+
+    Folios of order 0 do not care how a range is cut, so that it is one sentence for them.
+    """
+    events: tuple[Event, ...] = ()
+    for piece in where.pieces() if context.design.order else (where,):
+        outcome = rule(context.at(piece), region, page_set(piece))
+        region, events = outcome.region, events + outcome.events
+        if outcome.refused:
+            return StepOutcome(region, events, refused=outcome.refused)
+    return StepOutcome(region, events)
+
+
+def _pin(context: Context, region: RegionState, step: Pin, generation: int) -> StepOutcome:
+    """References on what is present, each page on the side that its attribute names."""
+    del generation
+    where = page_set(step.range)
+    if context.design.shared_side:
+        return StepOutcome(replace(region, private_held=region.private_held | where & region.private))
+    return StepOutcome(
+        replace(
+            region,
+            private_held=region.private_held | region.on_side(where, Side.PRIVATE) & region.private,
+            shared_held=region.shared_held | region.on_side(where, Side.SHARED) & region.shared,
+        )
+    )
+
+
+def _unpin(context: Context, region: RegionState, step: Unpin, generation: int) -> StepOutcome:
+    """What left its file or its mapping under a reference comes free with it."""
+    del generation
+    side = context.design.shared_side or context.backing
+    outcome = chain(context, region, page_set(step.range), context.design.unpin, side.unpin)
     return StepOutcome(outcome.region, outcome.events)
 
 
@@ -118,8 +163,10 @@ RANGE_RULES: Mapping[type[BaseStep], Callable[[Context, RegionState, Any, int], 
     Check: _check,
     Fallocate: _fallocate,
     PunchHole: _punch,
+    Pin: _pin,
+    Unpin: _unpin,
 }
 """Rule of each step that acts on a range of one region; the last argument is the generation of a pattern written."""
 
-ON_HOST: frozenset[type[BaseStep]] = frozenset({Fallocate, PunchHole})
+ON_HOST: frozenset[type[BaseStep]] = frozenset({Fallocate, PunchHole, Pin, Unpin})
 """Steps that the host probe carries out; the guest does not run for them."""

@@ -34,6 +34,7 @@ def test_runs_rebuild_the_set_and_do_not_touch(numbers):
     runs = pages.runs(as_int(numbers))
     assert as_int(n for start, count in runs for n in range(start, start + count)) == as_int(numbers)
     assert all(a + n < b for (a, n), (b, _) in pairwise(runs))
+    assert pages._few_runs(as_int(numbers)) == runs
 
 
 @given(sets, st.sampled_from([0, 3, 6, 9]))

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Steps that act on the host's memory as a whole: which counters nobody can bound, which must not move all the same.
+
+guest_memfd pages are unevictable, unmovable and never clean page cache that could be dropped
+(mm/compaction.c:isolate_migratepages_block, mm/migrate.c: mapping_inaccessible; mm/truncate.c:invalidate_mapping_pages
+skips them as dirty or unevictable), so that nr_unevictable, gmem/* and what KVM maps of them stay where they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from harness.model.blocks import BLOCK_COUNTERS
+from harness.model.context import Backing
+from harness.model.ledger import Ledger
+from harness.scenario.steps import BaseStep, Compact, DropCaches, Pressure
+
+_COMPACTING = ("compact_*", "pgmigrate_*", "thp_migration_*")
+_TRAFFIC = ("pgalloc", "pgfree")
+_LISTS = ("movable_balance", *BLOCK_COUNTERS)
+_CACHE = ("nr_file_pages", "nr_slab_reclaimable", "nr_slab_unreclaimable", "F", "unaccounted")
+
+
+@dataclass(frozen=True)
+class HostWide:
+    """What one kind of step leaves open."""
+
+    moved: tuple[str, ...]
+    """Patterns of counters that it moves by an amount no rule can bound."""
+    why: str
+    migrates: bool
+    """Whether pages of the shared side may move: KVM then zaps their leaves."""
+
+
+HOST_WIDE: Mapping[type[BaseStep], HostWide] = {
+    Compact: HostWide(
+        (*_COMPACTING, *_TRAFFIC, *_LISTS),
+        "compaction moves whatever movable pages the host has, and free blocks that merge take each other's type",
+        migrates=True,
+    ),
+    DropCaches: HostWide(
+        (*_CACHE, *_TRAFFIC, *_LISTS, "nr_mapped", "workingset_*"),
+        "how much clean page cache the host has is not known",
+        migrates=False,
+    ),
+    Pressure: HostWide(
+        (
+            *_CACHE, *_TRAFFIC, *_LISTS, *_COMPACTING, "nr_anon_pages", "nr_page_table_pages", "nr_shmem", "nr_mlock",
+            "nr_anon_transparent_hugepages", "nr_shmem_hugepages", "nr_shmem_pmdmapped", "thp_*", "mthp/*",
+        ),
+        "a process of the host takes or gives back memory, and the host reclaims and compacts as it likes",
+        migrates=True,
+    ),
+}  # fmt: skip
+
+
+def open_ends(step: BaseStep, ledger: Ledger) -> dict[str, str]:
+    """Takes what the step leaves open out of the ledger; the counters with the reason."""
+    rule = HOST_WIDE[type(step)]
+    found = {
+        counter: rule.why for counter in ledger.opened() if any(fnmatchcase(counter, pattern) for pattern in rule.moved)
+    }
+    ledger.drop(found)
+    return found
+
+
+def loose(step: BaseStep, backing: Backing) -> tuple[tuple[str, ...], str]:
+    """Counters of leaves, with ``{guest}``, that nobody knows from here on, and why.
+
+    Shared pages of a guest, in its regions or elsewhere, may move: KVM zaps their leaves, and they come back one by one
+    whenever the guest touches them.
+    """
+    if not HOST_WIDE[type(step)].migrates:
+        return (), ""
+    counters = ["kvm/{guest}/pages_4k"]
+    if backing.folio_orders != (0,):
+        counters += ["kvm/{guest}/pages_2m", "kvm/{guest}/pages_1g"]
+    why = f"the host may have moved shared pages of the guest ({step.text()}): their leaves go, and come when touched"
+    return tuple(counters), why
