@@ -8,6 +8,7 @@ branches named in ``docs/model.md``.  A side begins with every page private and 
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from typing import Protocol
 
 from harness.model.curves.frames import Frames
@@ -76,11 +77,12 @@ class Discard(Folios):
 
     def __init__(self, touched: Touched, order: int, frames: Frames, host: HostMemory, *, uniform: bool) -> None:
         super().__init__(touched, order, frames, host)
-        self._pair = touched.groups(1).of_cell if not uniform and self._cells > 1 else None
-        self._pair_cut = bytearray(len(touched))
-        """Aligned pairs of pages that are single pages now."""
-        self._torn = bytearray(len(self._left))
-        """Windows that began as one folio and were split."""
+        self._offset = None if uniform or self._cells == 1 else touched.offsets(self._unit)
+        self._first_cut = array("i", [-1]) * len(self._left)
+        """Offset of the page that split each window first; -1: it never was one folio, or still is."""
+        self._cuts: dict[int, list[int]] = {}
+        """Offsets that the folio of a window was cut at, sorted, from the second punch on: most windows of a large
+        guest see one, and a list for each would cost more than everything else."""
 
     def share(self, cell: int) -> None:
         if not self._present[cell]:
@@ -90,16 +92,13 @@ class Discard(Folios):
         if self._intact[window]:
             self._intact[window] = 0
             self.folios -= self._per_window
-            if self._pair is None:
+            if self._offset is not None:
+                self._first_cut[window] = self._offset[cell]
+                self.splits += len(self._edges(self._offset[cell], self._cells))
+            else:
                 self.splits += self._cells > 1
-            elif self._per_window:
-                self._torn[window] = 1
-        if self._pair is not None and self._torn[window]:
-            # Cut down to single pages around a punched page, the pieces grow with the distance from it: only the
-            # page next to a punched one, if aligned with it, is in no piece that has to be split.
-            pair = self._pair[cell]
-            self.splits += not self._pair_cut[pair]
-            self._pair_cut[pair] = 1
+        elif self._first_cut[window] >= 0:
+            self._cut_further(window, cell)
         self._left[window] -= 1
         self.pages -= self.cell_pages
         self._frames.give(cell)
@@ -122,14 +121,39 @@ class Discard(Folios):
             return False
         for cell in cells:
             self._present[cell] = 1
-            if self._pair is not None:
-                self._pair_cut[self._pair[cell]] = 0
-        self._torn[window] = 0
+        self._first_cut[window] = -1
+        self._cuts.pop(window, None)
         self._intact[window] = 1
         self.folios += self._per_window
         self._left[window] = self._cells
         self.pages += self._cells * self.cell_pages
         return True
+
+    @staticmethod
+    def _edges(page: int, size: int) -> tuple[int, ...]:
+        """Where a hole at ``page`` cuts a piece of ``size`` pages: around it, and at the page after it.
+
+        An even page's neighbour is single by then.  An odd page's begins a piece, which is split around its first page
+        although the hole ends there (truncate_inode_partial_folio: "make sure folio2 is large").
+        """
+        return (page, page + 1) if page & 1 and (page + 1) & (size - 1) else (page,)
+
+    def _cut_further(self, window: int, cell: int) -> None:
+        """Splits the piece that the cell is in, unless that is one page already.
+
+        Pieces are as large as aligned blocks without a cut can be, so the nearest cuts say how large this one is.
+        """
+        assert self._offset is not None
+        page = self._offset[cell]
+        cuts = self._cuts.get(window)
+        if cuts is None:
+            cuts = self._cuts[window] = list(self._edges(self._first_cut[window], self._cells))
+        at = bisect_left(cuts, page)
+        size = 1 << min((cut ^ page).bit_length() for cut in cuts[max(0, at - 1) : at + 1]) >> 1
+        if size > 1:
+            edges = self._edges(page, size)
+            self.splits += len(edges)
+            cuts[at:at] = edges
 
 
 class TruncateWhole(Discard):

@@ -45,6 +45,10 @@ class Touched:
     def __len__(self) -> int:
         return int(self._names.size)
 
+    def offsets(self, order: int) -> array[int]:
+        """Place of each touched cell in its group of ``2**order`` pages, in cells."""
+        return compact(self._names & ((1 << (order - self.cell_order)) - 1))
+
     def groups(self, order: int) -> Groups:
         """The touched groups of ``2**order`` pages; ``order`` is at least the cell's."""
         return Groups(self._names >> (order - self.cell_order))
