@@ -93,7 +93,11 @@ def _figure(plot: Plot, lines: Sequence[Line]) -> dict[str, Any]:
             "x": line.curves["conversions"].tolist(),
             "y": plot.scaled(line.curves).tolist(),
             "meta": designs.index(line.curves.design.name),
-            "line": {"dash": _DASHES[several[line.curves.design.name].index(line.label) % len(_DASHES)], "width": 2},
+            "line": {
+                "dash": _DASHES[several[line.curves.design.name].index(line.label) % len(_DASHES)],
+                # the first is the widest, so that lines which lie on each other can all be seen
+                "width": 2 + 2 * (len(designs) - 1 - designs.index(line.curves.design.name)),
+            },
         }
         for line in lines
     ]

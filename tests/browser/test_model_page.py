@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The page of ``gmem model`` in a browser that has no network: it shows its curves, and complains of nothing."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from harness.cli.main import main
+from harness.report.model_terms import PLOTS
+
+DESIGNS = ("order0", "thp-discard", "inplace-thp")
+COLOURS = ((0x09, 0x69, 0xDA), (0xCF, 0x22, 0x2E), (0x1A, 0x7F, 0x37))
+"""What the page paints them in, in this order (harness/report/model.html.j2)."""
+
+SECONDS = 120.0
+"""Deadline of one start of the browser; it takes 2 s on an idle machine."""
+
+WIDTH_PROBE = """<script>
+addEventListener("load", () => { document.body.dataset.tooWide = document.documentElement.scrollWidth - innerWidth; });
+</script></body>"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with all curves and a table of predictions, kept for whoever looks at a failed test."""
+    out = tmp_path_factory.mktemp("page")
+    words = ["model", "--compare", ",".join(DESIGNS), "--scenario", "repeated-partial", "--memory", "2T"]
+    assert main([*words, "--conversions", "20000", "--out", str(out)]) == 0
+    return out / "model.html"
+
+
+def browse(page: Path, size: str = "1200,2400") -> tuple[str, list[str], Path]:
+    """The document after its scripts ran, what the console said, and the screenshot."""
+    browser = shutil.which("chromium")
+    assert browser, "the browser is missing: apt-get install chromium (ci/setup does)"
+    shot = page.with_name(f"{page.stem}-{size.replace(',', 'x')}.png")
+    words = [
+        browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={page.parent / 'profile'}",
+        "--proxy-server=127.0.0.1:9", "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr",
+        "--virtual-time-budget=20000", f"--window-size={size}", f"--screenshot={shot}", "--dump-dom", page.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=True)
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line], shot
+
+
+def drawn(dom: str) -> dict[str, list[str]]:
+    """For each plot, the paths of its curves as plotly drew them; samples of a line in the legend are no curves."""
+    parts = re.split(r'id="plot-(\w+)"', dom)[1:]
+    found = dict(zip(parts[::2], parts[1::2], strict=True))
+    return {name: re.findall(r'class="js-line"[^>]* d="(M[^"]*L[^"]+)"', part) for name, part in found.items()}
+
+
+def test_curves_are_drawn(page: Path) -> None:
+    dom, console, _ = browse(page)
+    assert console == []
+    curves = drawn(dom)
+    assert list(curves) == [plot.column for plot in PLOTS]
+    for name, paths in curves.items():
+        assert len(paths) == len(DESIGNS), f"plot {name} has {len(paths)} curves"
+    falling = curves["huge"][DESIGNS.index("thp-discard")]
+    assert falling.count(",") > 20, f"the curve has hardly a point: {falling}"
+    assert falling != curves["huge"][DESIGNS.index("inplace-thp")]
+    for design in DESIGNS:
+        assert dom.count(f">{design}</text>") >= len(PLOTS), f"no legend names {design}"
+
+
+def test_screenshot_is_not_blank(page: Path) -> None:
+    """Kept beside the page, as an artifact of the run."""
+    _, _, shot = browse(page)
+    with Image.open(shot) as image:
+        assert image.size == (1200, 2400)
+        painted = {colour: count for count, colour in image.convert("RGB").getcolors(1 << 24) or ()}
+    for design, colour in zip(DESIGNS, COLOURS, strict=True):
+        assert painted.get(colour, 0) > 500, f"the curves of {design} cannot be seen in {shot}"
+    assert len(painted) > 50
+
+
+def test_blank_page_would_be_seen(page: Path) -> None:
+    """The two checks above can fail: without plotly.js there are no curves, and the console says so."""
+    text = page.read_text(encoding="utf-8")
+    broken = page.with_name("broken.html")
+    broken.write_text(re.sub(r"<script>/\*.*?</script>", "", text, count=1, flags=re.S), encoding="utf-8")
+    dom, console, _ = browse(broken)
+    assert not any(drawn(dom).values())
+    assert "Plotly is not defined" in "".join(console)
+
+
+def test_phone_needs_no_scrolling_sideways(page: Path) -> None:
+    narrow = page.with_name("narrow.html")
+    narrow.write_text(page.read_text(encoding="utf-8").replace("</body>", WIDTH_PROBE), encoding="utf-8")
+    dom, _, _ = browse(narrow, "390,1600")
+    match = re.search(r'data-too-wide="(-?[0-9]+)"', dom)
+    assert match, "the probe did not run"
+    assert int(match[1]) <= 0
+
+
+def test_nothing_is_asked_of_the_network(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert "default-src 'none'" in text
+    assert not re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=", text.split("<script>", 1)[0])
