@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.model import gather, pages
+from harness.model import gather, pages, shared
 from harness.model.aligned import PMD_ORDER, full_groups, size_name, spread
 from harness.model.context import Backing, Context, Outcome
 from harness.model.events import PAGE_IN_PASSING, SHARED_ALLOCATED, SHARED_FREED, TABLE_ALLOCATED, TABLE_FREED, Event
 from harness.model.mapping import map_shared, zap
-from harness.model.shared import free_tables
 from harness.model.shared_events import (
     ANON_PMD_UNMAPPED,
     ANON_THP_FAULTED,
@@ -287,7 +286,7 @@ def discard(context: Context, region: RegionState, gone: int) -> Outcome:
     )
     huge = _discard_huge(context, split.region, gone)
     small = _discard_small(context, huge.region, gone)
-    tables = free_tables(context, small.region, gone)
+    tables = shared.free_tables(context, small.region, gone)
     after = replace(tables.region, shared_patterns=region.shared_patterns.clear(gone))
     return Outcome(after, zapped.events + split.events + huge.events + small.events + listed + tables.events)
 
@@ -302,24 +301,16 @@ def _listed(region: RegionState, gone: int) -> int:
 
 
 def unpin(context: Context, region: RegionState, where: int) -> Outcome:
-    """References are dropped: what only they kept is freed."""
-    parked, singles, folios = region.shared_parked.release(where)
-    frames = singles + THP_PAGES * len(folios)
-    queued = region.shared_parked.queued() - parked.queued()
+    """References are dropped: a folio that nothing maps any more is freed with its last one."""
+    before, dropped = region.shared_parked, shared.unpin(context, region, where)
+    after = dropped.region.shared_parked
+    folios, queued = len(before.folios) - len(after.folios), before.queued() - after.queued()
     events = (
-        *context.event(KEPT_FREED, frames, "unpin", "{n} page{s} that only references kept in {where} {are} freed"),
+        *dropped.events,
         *context.event(ANON_THP_UNQUEUED, queued, "unpin", "{n} huge folio{s} of {where} leave{v} the queue of splits"),
-        *context.event(ANON_THP_GONE, len(folios), "unpin", "{n} huge folio{s} of {where} {are} freed"),
+        *context.event(ANON_THP_GONE, folios, "unpin", "{n} huge folio{s} of {where} {are} freed"),
     )
-    return Outcome(
-        replace(
-            region,
-            shared_held=region.shared_held & ~where,
-            shared_lost=region.shared_lost & ~where,
-            shared_parked=parked,
-        ),
-        events,
-    )
+    return Outcome(dropped.region, events)
 
 
 def shrink(context: Context, region: RegionState, where: int) -> Outcome:

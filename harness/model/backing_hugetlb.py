@@ -55,17 +55,34 @@ def punch(context: Context, region: RegionState, gone: int) -> Outcome:
     whole = full_groups(gone, order) & region.shared_folios.starts(order)
     covered = spread(whole, order)
     zapped = zap(context, region, covered, Side.SHARED, "the notifier of the hole punch of the hugetlb file")
-    text = f"{{n}} page{{s}} of {{where}} go{{es}} back to the {size_name(order)} pool".replace("{es}", "")
-    events = context.event(pool_returned(order), whole.bit_count(), "hugetlb-punch", text)
+    held = whole & pages.groups(region.shared_held, order)
+    parked = region.shared_parked
+    for start, _ in pages.runs(held):
+        parked = parked.park_folio(order, start, region.shared_held & spread(1 << start, order))
+    text = f"{{n}} page{{s}} of {{where}} returned to the {size_name(order)} pool"
+    events = context.event(pool_returned(order), (whole & ~held).bit_count(), "hugetlb-punch", text)
     after = replace(
         zapped.region,
         shared=region.shared & ~covered,
         shared_in_folio=region.shared_in_folio & ~covered,
         shared_folios=region.shared_folios.remove(order, whole),
         shared_huge=region.shared_huge.remove(order, whole),
+        shared_held=region.shared_held & ~covered,
+        shared_parked=parked,
         shared_patterns=region.shared_patterns.clear(gone),
     )
     return Outcome(after, zapped.events + events)
+
+
+def unpin(context: Context, region: RegionState, where: int) -> Outcome:
+    """References are dropped: pages that left the file go back to the pool with their last one."""
+    (order,) = context.backing.folio_orders
+    parked, _, folios = region.shared_parked.release(where)
+    text = f"{{n}} page{{s}} that references kept in {{where}} returned to the {size_name(order)} pool"
+    return Outcome(
+        replace(region, shared_held=region.shared_held & ~where, shared_parked=parked),
+        context.event(pool_returned(order), len(folios), "unpin", text),
+    )
 
 
 def hugetlb(order: int, name: str) -> Backing:
@@ -77,6 +94,7 @@ def hugetlb(order: int, name: str) -> Backing:
         write=touch,
         read=touch,
         discard=discard,
+        unpin=unpin,
         file_backed=True,
         moves=(
             "nr_hugetlb", f"{pool}/free_hugepages", f"{pool}/resv_hugepages",

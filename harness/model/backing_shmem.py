@@ -15,12 +15,11 @@ from harness.model.aligned import PMD_ORDER, size_name, spread
 from harness.model.context import Backing, Context, Outcome
 from harness.model.events import PAGE_IN_PASSING
 from harness.model.mapping import map_shared, zap
-from harness.model.shared import free_tables, need_tables
+from harness.model.shared import free_tables, need_tables, unpin
 from harness.model.shared_events import (
     FILE_ALLOCATED,
     FILE_MAPPED,
     FILE_UNMAPPED,
-    KEPT_FREED,
     PMD_SPLIT,
     SHMEM_PMD_MAPPED,
     SHMEM_PMD_UNMAPPED,
@@ -185,17 +184,6 @@ def discard(context: Context, region: RegionState, gone: int) -> Outcome:
     zapped = zap(context, punched.region, gone, Side.SHARED, "the notifier of madvise(DONTNEED)")
     tables = free_tables(context, zapped.region, gone)
     return Outcome(tables.region, punched.events + zapped.events + tables.events)
-
-
-def unpin(context: Context, region: RegionState, where: int) -> Outcome:
-    """References are dropped: what left the file and was only kept by them is freed."""
-    parked, singles, folios = region.shared_parked.release(where)
-    frames = singles + sum(1 << order for order in folios)
-    text = "{n} page{s} that left the memfd and that references kept {are} freed"
-    return Outcome(
-        replace(region, shared_held=region.shared_held & ~where, shared_parked=parked),
-        context.event(KEPT_FREED, frames, "unpin", text),
-    )
 
 
 FILE_COUNTERS = ("nr_shmem", "nr_mapped")

@@ -9,6 +9,7 @@ from harness.model import pages, physics
 from harness.model.context import Backing, Context, Outcome
 from harness.model.events import PAGE_IN_PASSING, SHARED_ALLOCATED, SHARED_FREED, TABLE_ALLOCATED, TABLE_FREED, Event
 from harness.model.mapping import map_shared, map_zero, zap
+from harness.model.shared_events import KEPT_FREED, SHARED_UNMAPPED
 from harness.model.state import RegionState, chunks_of, whole_chunks
 from harness.scenario.steps import Side
 
@@ -46,12 +47,19 @@ def discard(context: Context, region: RegionState, gone: int) -> Outcome:
     """madvise(DONTNEED), one call per run of the range, present or not: its notifier invalidates the range too."""
     zapped = zap(context, region, gone, Side.SHARED, "the notifier of madvise(DONTNEED)")
     present = gone & region.shared
+    held = present & region.shared_held
     passing = sum(
         physics.gather_pages((pages.span(start, count) & present).bit_count()) for start, count in pages.runs(gone)
     )
     events: tuple[Event, ...] = (
         *context.event(
-            SHARED_FREED, present.bit_count(), "discard-shared", "{n} present shared page{s} of {where} {are} discarded"
+            SHARED_FREED,
+            (present & ~held).bit_count(),
+            "discard-shared",
+            "{n} present shared page{s} of {where} {are} discarded",
+        ),
+        *context.event(
+            SHARED_UNMAPPED, held.bit_count(), "pin", "{n} pinned page{s} of {where} {are} unmapped and kept"
         ),
         *context.event(
             PAGE_IN_PASSING,
@@ -64,6 +72,8 @@ def discard(context: Context, region: RegionState, gone: int) -> Outcome:
     after = replace(
         freed.region,
         shared=region.shared & ~gone,
+        shared_held=region.shared_held & ~held,
+        shared_parked=region.shared_parked.park_pages(held) if held else region.shared_parked,
         shared_patterns=region.shared_patterns.clear(gone),
     )
     return Outcome(after, zapped.events + events + freed.events)
@@ -86,5 +96,21 @@ def free_tables(context: Context, region: RegionState, gone: int) -> Outcome:
     )
 
 
-ANON_4K = Backing("anon-4k", (0,), write=write, read=read, discard=discard)
+def unpin(context: Context, region: RegionState, where: int) -> Outcome:
+    """References are dropped: what nothing else kept is freed."""
+    parked, singles, folios = region.shared_parked.release(where)
+    frames = singles + sum(1 << order for order in folios)
+    text = "{n} page{s} of {where} that nothing but references kept {are} freed"
+    return Outcome(
+        replace(
+            region,
+            shared_held=region.shared_held & ~where,
+            shared_lost=region.shared_lost & ~where,
+            shared_parked=parked,
+        ),
+        context.event(KEPT_FREED, frames, "unpin", text),
+    )
+
+
+ANON_4K = Backing("anon-4k", (0,), write=write, read=read, discard=discard, unpin=unpin)
 """QEMU's private anonymous RAM, 4 KiB pages, share=off."""
