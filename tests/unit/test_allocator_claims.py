@@ -16,6 +16,7 @@ from harness.model.allocator.claims import (
     claims_interval,
     completed_blocks,
     draw,
+    merged_blocks,
     overshoot,
     take_smallest,
 )
@@ -167,6 +168,8 @@ def test_a_few_freed_pages_may_complete_many_pageblocks() -> None:
     machine.drain()
     assert machine.block_counts()[:2] == [16, 16]
     assert completed_blocks(8, 8 * 512) == 8
+    assert merged_blocks(8, 8 * 512, 8) == 8
+    assert merged_blocks(8, 8 * 512, 5) == 5
 
 
 @pytest.mark.parametrize(("freed", "after", "most"), [(0, 9999, 0), (7, 511, 0), (7, 512, 1), (3, 4096, 3)])

@@ -124,7 +124,16 @@ def claims_interval(
 def completed_blocks(freed: int, free_after: int) -> int:
     """Most pageblocks whose last held page is among ``freed`` pages: each needs one of them and 512 free pages.
 
-    ``free_after``: free pages of the type afterwards, per-CPU lists included.  Each can give its type to one other
-    pageblock or take that of one (__free_one_page at order 9): so many blocks may change type without a claim.
+    ``free_after``: free pages of the type afterwards, per-CPU lists included.  ``freed`` has to include what per-CPU
+    lists held before, because a free may push it out.
     """
     return min(freed, free_after // BLOCK_PAGES)
+
+
+def merged_blocks(freed: int, free_after: int, nines_elsewhere: int) -> int:
+    """Most pageblocks that take the type of ``freed`` pages by merging, without any event (__free_one_page).
+
+    A completed pageblock gives its type to a free buddy of order 9; ``nines_elsewhere``: free order-9 blocks of the
+    other types, those that the same frees may complete included.
+    """
+    return min(completed_blocks(freed, free_after), nines_elsewhere)

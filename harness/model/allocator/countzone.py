@@ -266,19 +266,26 @@ def _lost(row: Row, pages: Span) -> Row:
 def _flush(rows: dict[int, Row], given: Mapping[int, int]) -> None:
     """Pages of each type reach the free lists, and some complete pageblocks.
 
-    A completed pageblock merges with a free order-9 buddy and gives it its type (__free_one_page); order-10 blocks
-    merge no further, so that those of other types stay.
+    A completed pageblock merges with a free order-9 buddy and gives it its type (__free_one_page): no more can change
+    hands than there are such blocks, before or by the same frees.  Order-10 blocks merge no further and stay.
     """
-    completed = {kind: BLOCK_PAGES * completed_blocks(pages, rows[kind].pages[1]) for kind, pages in given.items()}
-    for kind, row in list(rows.items()):
-        if kind not in completed:
-            continue
-        gain, loss = completed[kind], sum(completed.values()) - completed[kind]
-        most = row.pages[1] + gain
+    if not any(given.values()):
+        return
+    completed = {kind: completed_blocks(pages, rows[kind].pages[1]) for kind, pages in given.items()}
+    nines = {
+        kind: (rows[kind].whole[1] - rows[kind].largest[0]) // BLOCK_PAGES + done for kind, done in completed.items()
+    }
+    retyped = {kind: min(done, sum(nines.values()) - nines[kind]) for kind, done in completed.items()}
+    for kind, done in completed.items():
+        row = rows[kind]
+        gain, loss = retyped[kind], min(sum(retyped.values()) - retyped[kind], nines[kind])
+        most = row.pages[1] + gain * BLOCK_PAGES
         rows[kind] = Row(
-            (max(0, row.pages[0] - loss), most),
-            (max(0, row.blocks[0] - loss // BLOCK_PAGES), row.blocks[1] + gain // BLOCK_PAGES),
-            (max(0, row.whole[0] - loss), min(most, row.whole[1] + 2 * gain)),
-            (row.largest[0], min(most, row.largest[1] + 2 * gain)),
-            row.orders if not any(given.values()) else None,
+            (max(0, row.pages[0] - loss * BLOCK_PAGES), most),
+            (max(0, row.blocks[0] - loss), row.blocks[1] + gain),
+            (
+                max(row.largest[0], row.whole[0] - loss * BLOCK_PAGES),
+                min(most, row.whole[1] + (done + gain) * BLOCK_PAGES),
+            ),
+            (row.largest[0], min(most, row.largest[1] + done * CLAIM_PAGES)),
         )
