@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 
@@ -140,6 +141,7 @@ def _pcp_pages(text: str | None) -> int | None:
 _VMSTAT_LINE: Final = re.compile(r"[a-z][a-z0-9_]* -?[0-9]+")
 _MEMINFO_LINE: Final = re.compile(r"[A-Z]\w*(?:\(\w+\))?: +-?[0-9]+(?: kB)?")
 _ZONE: Final = re.compile(r"Node +[0-9]+, zone +\S+")
+_HEADING: Final = ("Number", "of", "blocks", "type")
 _ROW: Final = re.compile(r"Node +[0-9]+, zone +\S+ +([0-9][0-9 ]*)")
 
 
@@ -159,7 +161,7 @@ def _sections(text: str, source: str) -> dict[str, str]:
         elif line.startswith("Page block order:"):
             current, columns = pagetypeinfo.FILE, 0
         elif line.startswith("Number of "):
-            columns = len(line.split()) - 3
+            columns = len(line.split()) - len(_HEADING)
         elif _ZONE.fullmatch(line):
             current = zoneinfo.FILE
         elif row and not (current == pagetypeinfo.FILE and len(row[1].split()) == columns):
@@ -194,6 +196,7 @@ def read_scenario(path: Path) -> WhatIf:
             scenario.name, "", f"What do the steps of {source} do?", USUAL, scenario.steps,
             chunks=scenario.chunks, guests=scenario.guests,
         )  # fmt: skip
+    _known_keys(plain["stream"], source)
     try:
         kept = msgspec.convert(plain, _StreamFile)
     except msgspec.ValidationError as error:
@@ -201,3 +204,12 @@ def read_scenario(path: Path) -> WhatIf:
     except UsageError as error:
         raise UsageError(f"{source}: {error}") from None
     return WhatIf(kept.name, "", kept.question or f"What does the stream of {source} do?", USUAL, stream=kept.stream)
+
+
+def _known_keys(stream: object, source: str) -> None:
+    known = [field.name for field in fields(StreamSpec)]
+    for word in stream if isinstance(stream, dict) else ():
+        if word not in known:
+            near = difflib.get_close_matches(str(word), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise UsageError(f"{source}: stream has an unknown key {one_line(str(word), 40)!r}: {hint}")
