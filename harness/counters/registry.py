@@ -111,6 +111,9 @@ COUNTERS: Final[tuple[CounterSpec, ...]] = (
         "PMD-sized shmem folios: the shared side with memory-backend-memfd",
     ),
     CounterSpec(
+        "nr_shmem_pmdmapped", "huge pages", VMSTAT, Kind.ITEM, Exactness.AFTER_REFRESH, "shmem THP mapped by a PMD"
+    ),
+    CounterSpec(
         "nr_anon_transparent_hugepages", "huge pages", VMSTAT, Kind.ITEM, Exactness.AFTER_REFRESH,
         "anonymous THP mapped by a PMD",
     ),
@@ -125,6 +128,8 @@ COUNTERS: Final[tuple[CounterSpec, ...]] = (
     _event("thp_fault_alloc", "anonymous THP faults; guest_memfd of any design does not count here"),
     _event("thp_fault_fallback", "anonymous faults that wanted a THP and did not get one"),
     _event("thp_file_alloc", "shmem THP; not guest_memfd"),
+    _event("thp_file_fallback", "shmem faults that wanted a THP and did not get one"),
+    _event("thp_file_mapped", "shmem THP mapped by a PMD"),
     _event("thp_split_page", "a huge folio split to smaller ones"),
     _event("thp_split_page_failed", "a split refused, mostly for an unexpected reference"),
     _event("thp_split_pmd", "a huge mapping split, the folio stays whole"),

@@ -103,7 +103,7 @@ def hugetlb(order: int, name: str) -> Backing:
     )  # fmt: skip
 
 
-HUGETLB_2M = hugetlb(PMD_ORDER, "hugetlb-2m")
+HUGETLB_2M = hugetlb(PMD_ORDER, "hugetlb")
 """memory-backend-memfd,hugetlb=on,hugetlbsize=2M or memory-backend-file on hugetlbfs, share=on."""
 HUGETLB_1G = hugetlb(PUD_ORDER, "hugetlb-1g")
 """The same with pages of 1 GiB."""

@@ -186,7 +186,7 @@ def discard(context: Context, region: RegionState, gone: int) -> Outcome:
     return Outcome(tables.region, punched.events + zapped.events + tables.events)
 
 
-FILE_COUNTERS = ("nr_shmem", "nr_mapped")
+FILE_COUNTERS = ("nr_file_pages", "nr_shmem", "nr_mapped")
 HUGE_COUNTERS = (
     "thp_file_*", "thp_split_*", "nr_shmem_hugepages", "nr_shmem_pmdmapped",
     "kvm/*/pages_2m", "nr_sec_page_table_pages",

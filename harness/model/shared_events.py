@@ -134,7 +134,7 @@ def file_split(order: int) -> EventKind:
     moves = {f"mthp/{size_name(order)}/split": +1}
     if order == PMD_ORDER:
         moves |= {"thp_split_page": +1, "nr_shmem_hugepages": -1}
-    return EventKind(f"shmem folio of {size_name(order)} split", moves)
+    return EventKind(f"shmem folio of {size_name(order)} split", moves, splits=order)
 
 
 @cache

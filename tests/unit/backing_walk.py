@@ -20,7 +20,7 @@ from harness.model.state import RegionState
 from harness.scenario.steps import Side
 
 BACKINGS = {b.name: b for b in (ANON_4K, ANON_THP, MEMFD_4K, SHMEM_THP, HUGETLB_2M, HUGETLB_1G)}
-PUNCH = {"memfd-4k": shmem_punch, "shmem-thp": shmem_punch, "hugetlb-2m": hugetlb_punch, "hugetlb-1g": hugetlb_punch}
+PUNCH = {"memfd-4k": shmem_punch, "shmem-thp": shmem_punch, "hugetlb": hugetlb_punch, "hugetlb-1g": hugetlb_punch}
 FACTS = HostFacts(ncpu=2, regions={"g0.r0": 4})
 
 Operation = tuple[str, int, int]

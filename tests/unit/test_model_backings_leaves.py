@@ -12,11 +12,11 @@ from harness.model.overhead import extra_pages, shared_frames
 LEAVES: dict[str, tuple[str, list[Operation], dict[str, int]]] = {
     "a touched huge folio is one leaf": ("anon-thp", [("write", 0, 512)], {"pages_2m": 1}),
     "and so is one of shmem": ("shmem-thp", [("write", 9, 1)], {"pages_2m": 1}),
-    "and of hugetlb": ("hugetlb-2m", [("read", 9, 1)], {"pages_2m": 1}),
+    "and of hugetlb": ("hugetlb", [("read", 9, 1)], {"pages_2m": 1}),
     "in a mixed window it is a leaf per page": (
         "anon-thp", [("to_private", 0, 1), ("write", 0, 512)], {"pages_4k": 511},
     ),
-    "hugetlb in a mixed window, too": ("hugetlb-2m", [("to_private", 0, 1), ("write", 0, 512)], {"pages_4k": 511}),
+    "hugetlb in a mixed window, too": ("hugetlb", [("to_private", 0, 1), ("write", 0, 512)], {"pages_4k": 511}),
     "a conversion of one page takes the leaf of 2 MiB": (
         "anon-thp", [("write", 0, 512), ("to_private", 3, 1)], {"pages_2m": -1},
     ),
@@ -26,7 +26,7 @@ LEAVES: dict[str, tuple[str, list[Operation], dict[str, int]]] = {
         {"pages_4k": 512},
     ),
     "with hugetlb it does": (
-        "hugetlb-2m",
+        "hugetlb",
         [("write", 0, 512), ("to_private", 3, 1), ("to_shared", 3, 1), ("write", 0, 512)],
         {"pages_2m": 1},
     ),
@@ -67,7 +67,7 @@ OVERHEAD: dict[str, tuple[str, list[Operation], int, int]] = {
     "a touch among private pages takes a whole THP": (
         "anon-thp", [("to_private", 0, 511), ("write", 511, 1)], 512, 511,
     ),
-    "hugetlb pays for private chunks": ("hugetlb-2m", [("write", 0, 1024), ("to_private", 0, 512)], 1024, 512),
+    "hugetlb pays for private chunks": ("hugetlb", [("write", 0, 1024), ("to_private", 0, 512)], 1024, 512),
     "shmem gives back what a hole takes": ("shmem-thp", [("write", 0, 512), ("to_private", 5, 9)], 503, 0),
     "a pin keeps what was discarded": ("memfd-4k", [("write", 0, 9), ("pin", 0, 9), ("to_private", 0, 9)], 9, 9),
 }  # fmt: skip
@@ -83,7 +83,7 @@ def test_what_is_held_for_nothing(name):
 
 
 def test_hugetlb_shows_again_what_it_held():
-    walk = Walk("hugetlb-2m")
+    walk = Walk("hugetlb")
     for operation in [("write", 0, 4), ("to_private", 0, 4), ("to_shared", 0, 4)]:
         walk.do(operation)
     assert walk.region.contents(0b1111) == [(1, 0b1111)]

@@ -18,7 +18,7 @@ from harness.model.state import RegionState
 
 CHUNKS = 2
 PAGES = CHUNKS * 512
-NAMES = ("anon-4k", "anon-thp", "memfd-4k", "shmem-thp", "hugetlb-2m")
+NAMES = ("anon-4k", "anon-thp", "memfd-4k", "shmem-thp", "hugetlb")
 WHATS = ("write", "read", "discard", "to_private", "to_shared", "punch", "pin", "unpin", "shrink")
 THP = "mthp/2048kB"
 EVENTS = ("thp_", "pgalloc", "pgfree", f"{THP}/split", f"{THP}/anon_fault", f"{THP}/shmem")
