@@ -10,8 +10,17 @@ from harness.host.emulated.state import TestbedSpec
 from harness.model.designs import DESIGNS, design_named
 from harness.model.facts import HostFacts
 
-# A module parameter of kvm that only a kernel of that design has (KERNEL_FACTS: designs T and P).
-_SIGNS = {"kvm.gmem_2m_enabled": "thp-discard", "kvm.gmem_in_place_conversion": "inplace"}
+# What module kvm shows of a design, the most particular first.  Each word is a module parameter that only such a kernel
+# has: switched on, or with the value that is given (KERNEL_FACTS: designs T, P and C; docs/kernels.md).
+_SIGNS = (
+    ("inplace-thp", ("gmem_in_place_conversion", "gmem_2m_enabled", "gmem_2m_punch_strict=Y")),
+    ("inplace-thp-noop", ("gmem_in_place_conversion", "gmem_2m_enabled")),
+    ("inplace", ("gmem_in_place_conversion",)),
+    ("thp-2m-truncate", ("gmem_2m_enabled", "gmem_2m_punch_strict=Y")),
+    ("thp-2m-truncate-noop", ("gmem_2m_enabled", "gmem_2m_punch_strict=N")),
+    ("thp-discard", ("gmem_2m_enabled",)),
+)
+_OFF = (None, "N", "0")
 
 
 def host_facts(facts: Mapping[str, str], spec: TestbedSpec) -> HostFacts:
@@ -42,16 +51,25 @@ def choose_design(wanted: str, facts: Mapping[str, str]) -> tuple[str, tuple[str
     """
     if wanted != "auto":
         return design_named(wanted).name, (f"named on the command line: {wanted}",)
-    shown = [(sign, design) for sign, design in sorted(_SIGNS.items()) if facts.get(sign) not in (None, "N", "0")]
-    if not shown:
-        absent = ", ".join(name.removeprefix("kvm.") for name in sorted(_SIGNS))
-        return "order0", (
-            f"module kvm has none of the parameters {absent} switched on, so it allocates order-0 folios",
-        )
-    sign, design = shown[0]
-    if design not in DESIGNS:
-        raise UsageError(
-            f"the kernel under test shows design {design} (module parameter {sign} is {facts[sign]}), which this "
-            f"version does not model; judge it as another one with --design {'|'.join(sorted(DESIGNS))}"
-        )
-    return design, (f"module parameter {sign} is {facts[sign]}",)
+    for design, signs in _SIGNS:
+        seen = [shown for sign in signs if (shown := _shown(sign, facts))]
+        if len(seen) < len(signs):
+            continue
+        evidence = tuple(f"module parameter {text}" for text in seen)
+        if design not in DESIGNS:
+            raise UsageError(
+                f"the kernel under test shows design {design} ({' and '.join(evidence)}), which this "
+                f"version does not model; judge it as another one with --design {'|'.join(sorted(DESIGNS))}"
+            )
+        return design, evidence
+    absent = ", ".join(sorted({sign.partition("=")[0] for _, signs in _SIGNS for sign in signs[:1]}))
+    return "order0", (f"module kvm has none of the parameters {absent} switched on, so it allocates order-0 folios",)
+
+
+def _shown(sign: str, facts: Mapping[str, str]) -> str:
+    """``kvm.NAME is VALUE`` if the kernel shows the sign, else ''."""
+    name, _, wanted = sign.partition("=")
+    value = facts.get(f"kvm.{name}")
+    if value in _OFF if not wanted else value != wanted:
+        return ""
+    return f"kvm.{name} is {value}"

@@ -51,7 +51,8 @@ def rejected_window(steps: list[StepResult]) -> str:
 IN_FLIGHT = 8
 """Pages that the kernel may take or give back on its own between two samples.  Measured: a new slab of order 3
 (nr_slab_unreclaimable +8), once; +1 and +8 whose owner was not found, once each: 3 of some 1,200 cases, all while other
-programs kept the machine busy.  Candidates for the +1: a poll table of QEMU's ppoll(), a block of kvfree_rcu()."""
+programs kept the machine busy; up to 4 of 100 on two cores with a dozen programs running.  Traced: the +8 is a slab of
+kmalloc-4k that a poll table of QEMU's ppoll() needs (select.c:__pollwait) when the sheaf of its CPU is empty."""
 _UNNAMED = ("F", "pgalloc", "pgfree", "unaccounted", "nr_slab_reclaimable", "nr_slab_unreclaimable")
 
 
@@ -66,7 +67,7 @@ def pages_in_flight(steps: list[StepResult]) -> str:
     off = [finding for finding in steps[-1].findings if finding.verdict is Verdict.DEVIATES]
     if not off or any(f.counter not in _UNNAMED or _distance(f) > IN_FLIGHT for f in off):
         return ""
-    return ", ".join(f"{f.counter} {f.predicted}/{f.observed:+d}" for f in off)
+    return f"step {steps[-1].index}: " + ", ".join(f"{f.counter} {f.predicted}/{f.observed:+d}" for f in off)
 
 
 def _distance(finding: Finding) -> int:

@@ -79,7 +79,14 @@ def results(*verdicts: Verdict) -> list[CaseResult]:
 def test_the_second_measurement_decides(
     seen: tuple[Verdict, ...], final: Verdict, measured: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = results(*seen)
+    result, times = measure(results(*seen), tmp_path, monkeypatch)
+    assert (result.verdict, times) == (final, measured)
+    assert ("measured 2 times; before: step 0: unaccounted +0/+1" in result.sentence) == (measured == 2)
+
+
+def measure(seen: list[CaseResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[CaseResult, int]:
+    """The result of a case whose measurements are ``seen``, and how many of them were made."""
+    left = list(seen)
     monkeypatch.setattr("harness.run.session.run_scenario", lambda *args, **kwargs: left.pop(0))
     monkeypatch.setattr("harness.run.session.host_facts", lambda *args: None)
     said: list[str] = []
@@ -88,7 +95,32 @@ def test_the_second_measurement_decides(
     session.design = "order0"
     ready = Ready(TestbedSpec.of(), tmp_path, cast(TestbedState, SimpleNamespace(kernel_facts={})))
     result = session._measured(ready, Scenario("x", ()), CaseName("s", "c", ""))
-    assert result.verdict is final
-    assert len(seen) - len(left) == measured
-    assert ("measured 2 times; before: unaccounted +0/+1" in result.sentence) == (measured == 2)
-    assert len(said) == measured - 1
+    assert len(said) == len(seen) - len(left) - 1
+    return result, len(seen) - len(left)
+
+
+def off_by(pages: int, index: int) -> CaseResult:
+    """A case that ends at step ``index`` with pages in flight."""
+    last = step(finding("unaccounted", 0, pages))
+    last = StepResult(index=index, text="do", seconds=0.0, findings=last.findings, recorded={})
+    return CaseResult(
+        suite="s", case="c", claim="", verdict=Verdict.DEVIATES, sentence="off", seconds=0.0, evidence="", steps=(last,)
+    )
+
+
+@pytest.mark.parametrize(
+    ("seen", "final", "measured"),
+    [
+        ([off_by(1, 0), off_by(1, 3), *results(Verdict.PASS)], Verdict.PASS, 3),
+        ([off_by(1, 0), off_by(8, 0), *results(Verdict.PASS)], Verdict.PASS, 3),
+        ([off_by(1, 0), off_by(1, 0), *results(Verdict.PASS)], Verdict.DEVIATES, 2),
+        ([off_by(1, 0), off_by(1, 3), off_by(1, 0)], Verdict.DEVIATES, 3),
+        ([off_by(1, 0), off_by(1, 1), off_by(1, 2), *results(Verdict.PASS)], Verdict.DEVIATES, 3),
+    ],
+    ids=["another step", "another amount", "the same", "the same at last", "always another"],
+)
+def test_it_is_the_same_deviation_that_has_to_show_twice(
+    seen: list[CaseResult], final: Verdict, measured: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, times = measure(seen, tmp_path, monkeypatch)
+    assert (result.verdict, times) == (final, measured)
