@@ -212,10 +212,11 @@ class Session:
                 deadline=self.options.deadline,
             )
             steps = list(result.steps)
-            again = rejected_window(steps) or pages_in_flight(steps)
-            if not again or again in before or attempt == MEASURE_AT_MOST:
+            rejected, in_flight = rejected_window(steps), pages_in_flight(steps)
+            stands = not (rejected or in_flight) or (not rejected and in_flight in before)
+            if stands or attempt == MEASURE_AT_MOST:
                 break
-            before.append(again)
+            before.append(rejected or in_flight)
             self.notice(f"{name.suite}/{name.case}: {result.sentence}; measuring again")
         if before:
             told = f"{result.sentence} (measured {len(before) + 1} times; before: {'; '.join(before)})"
