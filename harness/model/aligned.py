@@ -81,6 +81,13 @@ class Blocks:
             left = left.remove(order, starts)
         return left
 
+    def join(self, others: Blocks) -> Blocks:
+        """These blocks and those of ``others``, which must not overlap."""
+        joined = self
+        for order, starts in others:
+            joined = joined.add(order, starts)
+        return joined
+
     def _with(self, order: int, starts: int) -> Blocks:
         kept = [layer for layer in self.layers if layer[0] != order]
         if starts:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from harness.model.aligned import PMD_ORDER
+from harness.model.aligned import PMD_ORDER, size_name
 from harness.model.blocks import BLOCK_COUNTERS
-from harness.model.context import Design
+from harness.model.context import Backing, Design
 from harness.model.ledger import Ledger
 from harness.model.physics import Allowances
 from harness.model.prediction import Reason
+from harness.model.quiet import matches
 from harness.model.state import RegionState
 
 UNBOUNDED: Mapping[str, str] = {
@@ -44,8 +45,24 @@ def close_guest(
     regions: dict[str, RegionState],
     allowances: Allowances,
     design: Design,
+    backing: Backing,
 ) -> dict[str, str]:
     """Enters the end of ``guest`` and removes its regions; returns the unpredicted counters with their reasons."""
+    unpredicted = _close_private(ledger, guest, elsewhere, regions, allowances, design)
+    text = f"the RAM of the guest's QEMU goes with it, which {backing.name} counts here"
+    shared = {counter: text for counter in ledger.opened() if matches(counter, backing.moves)}
+    ledger.drop(shared)
+    return shared | unpredicted
+
+
+def _close_private(
+    ledger: Ledger,
+    guest: str,
+    elsewhere: Mapping[str, int],
+    regions: dict[str, RegionState],
+    allowances: Allowances,
+    design: Design,
+) -> dict[str, str]:
     gone = {name: regions.pop(name) for name in list(regions) if name.partition(".")[0] == guest}
     own = tuple(f"{prefix}{guest}{rest}" for prefix, rest in _OWN)
     ledger.drop((*UNBOUNDED, *own))
@@ -70,6 +87,7 @@ def close_guest(
         for counter in ON_LRU:
             ledger.allow(counter, -parked, 0, "references", text)
     _close_folios(ledger, design, gone.values(), elsewhere[guest])
+    unpredicted |= _close_pool(ledger, design, resident)
     files = allowances.close_file_pages
     ledger.allow("nr_file_pages", -files, files, "close", f"up to {files} tmpfs pages of its QEMU's files come or go")
     return unpredicted
@@ -97,3 +115,15 @@ def _close_folios(ledger: Ledger, design: Design, regions: Iterable[RegionState]
     most = elsewhere >> PMD_ORDER
     text = f"{inside} huge folios of its regions go, and up to {most} in the {elsewhere} pages elsewhere in it"
     ledger.allow("nr_file_hugepages", -inside - most, -inside, "close", text)
+
+
+def _close_pool(ledger: Ledger, design: Design, resident: int) -> dict[str, str]:
+    """Huge pages go back to their pool; how much of the file's reservation was unused is not known."""
+    if "nr_hugetlb" not in design.resident_counters:
+        return {}
+    pool = f"hugetlb/{size_name(design.order)}"
+    back = resident >> design.order
+    ledger.allow(f"{pool}/free_hugepages", back, back, "close", f"{back} huge pages of its guest_memfd are free again")
+    open_end = {f"{pool}/resv_hugepages": "what the guest_memfd had reserved and not used is not reserved any more"}
+    ledger.drop(open_end)
+    return open_end

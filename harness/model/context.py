@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from harness.model.events import Event, EventKind
 from harness.model.facts import HostFacts
-from harness.model.prediction import ExpectedError
+from harness.model.prediction import ExpectedError, Reason
 from harness.model.state import RegionState
 from harness.scenario.steps import PageRange, Side
 
@@ -34,6 +34,16 @@ class Context:
     where: str
     cpu: int | None = None
     """Host CPU that the guest is placed on; None: it was never placed."""
+
+    @property
+    def region(self) -> str:
+        """Name of the region."""
+        return self.where.partition("[")[0]
+
+    def refuse(self, errno: str, call: str, page: int, rule: str, text: str) -> ExpectedError:
+        """The error of a call that the kernel must refuse; ``{where}`` in the sentence is the range."""
+        reason = Reason(rule, text.format(where=self.where))
+        return ExpectedError(errno, call, self.region, page, reason)
 
     def at(self, where: PageRange) -> Context:
         """The same context for a part of the range."""
@@ -87,6 +97,8 @@ class Backing:
     """Whether it is page cache of a file (memfd): its pages are in nr_file_pages and a tree of their own."""
     moves: tuple[str, ...] = ()
     """Counters that its rules move beyond those of anonymous 4 KiB memory, as patterns (``thp_split_*``)."""
+    says: str = "anonymous 4 KiB memory"
+    """What it is, for sentences."""
     shrink: Rule = keep
     """What memory pressure, or dropping slabs, makes of its folios."""
     unpin: Rule = keep
@@ -122,6 +134,10 @@ class Design:
     """Whether truncation of a part of a folio's window is an error; otherwise it has no effect."""
     vmemmap_optimised: bool = False
     """HVO: a whole hugetlb folio has given the pages of its page structures back."""
+    attributes_in_file: bool = False
+    """Whether private and shared are a property of the guest_memfd (a maple tree), not of the VM (an xarray)."""
+    moves: tuple[str, ...] = ()
+    """Counters that its rules move and those of order0 do not, as patterns, where folio orders do not say it."""
 
     @property
     def order(self) -> int:

@@ -11,13 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from harness.errors import UsageError
 from harness.model.aligned import PMD_ORDER, PUD_ORDER, size_name
+from harness.model.backing_anon_thp import ANON_THP
+from harness.model.backing_hugetlb import HUGETLB_1G, HUGETLB_2M
+from harness.model.backing_shmem import MEMFD_4K, SHMEM_THP
 from harness.model.context import Backing, Design
+from harness.model.hugetlb import hugetlb
+from harness.model.inplace import INPLACE
+from harness.model.inplace_thp import inplace_thp
 from harness.model.order0 import ORDER0
 from harness.model.shared import ANON_4K
 from harness.model.thp import thp_discard
+from harness.model.truncate import thp_2m_truncate
 
 
 @dataclass(frozen=True)
@@ -31,13 +39,29 @@ class Family:
     """Orders that make sense; 9, a PMD's, is the one the plain name stands for."""
 
 
-FAMILIES: Mapping[str, Family] = {family.name: family for family in (Family("thp-discard", thp_discard),)}
+_POOLS = (PMD_ORDER, PUD_ORDER)
+
+FAMILIES: Mapping[str, Family] = {
+    family.name: family
+    for family in (
+        Family("thp-discard", thp_discard),
+        Family("thp-2m-truncate", partial(thp_2m_truncate, refuses=True)),
+        Family("thp-2m-truncate-noop", partial(thp_2m_truncate, refuses=False)),
+        Family("inplace-thp", partial(inplace_thp, refuses=True)),
+        Family("inplace-thp-noop", partial(inplace_thp, refuses=False)),
+        Family("hugetlb", partial(hugetlb, optimised=True), _POOLS),
+        Family("hugetlb-no-hvo", partial(hugetlb, optimised=False), _POOLS),
+    )
+}
 
 DESIGNS: Mapping[str, Design] = {
     ORDER0.name: ORDER0,
+    INPLACE.name: INPLACE,
     **{name: family.make(PMD_ORDER, name) for name, family in FAMILIES.items()},
 }
-BACKINGS: Mapping[str, Backing] = {backing.name: backing for backing in (ANON_4K,)}
+BACKINGS: Mapping[str, Backing] = {
+    backing.name: backing for backing in (ANON_4K, ANON_THP, MEMFD_4K, SHMEM_THP, HUGETLB_2M, HUGETLB_1G)
+}
 
 
 def design_named(name: str, order: int | None = None) -> Design:

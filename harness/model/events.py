@@ -105,6 +105,11 @@ LEAF_ZAPPED = EventKind(
     "leaf zapped",
     {"kvm/{guest}/pages_4k": -1},
 )
+ATTRIBUTES_STORED = EventKind(
+    # lib/maple_tree.c:mas_store_prealloc; nodes are slab objects, see slab.py
+    "range of attributes stored in the guest_memfd",
+    {},
+)
 
 
 @dataclass(frozen=True)

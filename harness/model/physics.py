@@ -66,6 +66,15 @@ takes along (52 more), 22 to a page."""
 NESTED_HEADERS_PER_PAGE = 16
 """Headers of freed tables that at least share a page of slab, so that n of them empty n/16 pages and one more."""
 
+MAPLE_PAGES = 8
+"""Slab pages that storing one range in a maple tree may take or give back.  A store prepares up to 1 + 3 nodes for
+each of at most four levels (lib/maple_tree.c:mas_prealloc_calc), 13 objects of 256 bytes, and a sheaf takes 28 at a
+time: 41 objects are three pages of 16; two CPUs may each begin a slab of two pages, and what it frees comes later."""
+
+MAPLE_CALLS_PER_PAGE = 32
+"""Stores after which the tree itself is at most a page larger: each leaves up to two more ranges, a node holds at least
+five, 16 nodes fill a page."""
+
 
 def gather_pages(discarded: int) -> int:
     """Pages that one madvise(DONTNEED) of ``discarded`` present order-0 pages allocates and frees for its own list."""

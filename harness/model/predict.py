@@ -85,7 +85,7 @@ def predict(
     Raises UsageError when the scenario does not fit the testbed or claims contents that the design does not keep.
     """
     scenario.check()
-    world = _World(design, backing, start, facts, allowances)
+    world = _World(design, design.shared_side or backing, start, facts, allowances)
     walk = _begin(scenario, world, regions or {})
     return [_predict_step(index, step, world, walk) for index, step in enumerate(scenario.steps)]
 
@@ -163,7 +163,9 @@ def _predict_step(index: int, step: Step, world: _World, walk: _Walk) -> StepPre
 
 
 def _predict_close(index: int, step: Close, world: _World, walk: _Walk, ledger: Ledger) -> StepPrediction:
-    unpredicted = close_guest(ledger, step.guest, walk.elsewhere, walk.regions, world.allowances, world.design)
+    unpredicted = close_guest(
+        ledger, step.guest, walk.elsewhere, walk.regions, world.allowances, world.design, world.backing
+    )
     walk.running.remove(step.guest)
     walk.elsewhere.pop(step.guest, None)
     walk.lists, walk.lists_lost = None, f"{step.guest} was closed: its pages went to lists no rule can tell"
@@ -197,7 +199,11 @@ def _walk_regions(step: Step, world: _World, walk: _Walk) -> tuple[StepOutcome, 
     before = walk.regions[where.region]
     outcome = RANGE_RULES[type(step)](context, before, step, walk.generation + 1)
     walk.regions[where.region] = outcome.region
-    change = slab.node_change([(before, outcome.region)])
+    change = slab.node_change(
+        [(before, outcome.region)],
+        file_backed=world.backing.file_backed,
+        attributes=not world.design.attributes_in_file,
+    )
     return outcome, slab.with_splits(change, outcome.events, world.facts)
 
 
@@ -212,7 +218,7 @@ def _post(
         _allow_traffic(ledger, world.allowances, on_host=type(step) in ON_HOST)
     slab_pages = slab.post(ledger, facts, change, walk.nodes_freed)
     walk.nodes_freed += change.gone + change.gone_above
-    cached = nested.post(ledger, facts, events, walk.nested_linked)
+    cached = nested.post(ledger, facts, events, walk.nested_linked) + slab.post_maple(ledger, events)
     for event in events:
         if event.kind is NESTED_TABLE_LINKED:
             walk.nested_linked[event.guest] = walk.nested_linked.get(event.guest, 0) + event.pages

@@ -58,6 +58,10 @@ ORDER_0_ONLY = (
 """Counters whose reason above holds only where neither side has folios above order 0."""
 
 
+ANON_4K_SAYS = "anonymous 4 KiB memory"
+"""How the reasons above name the shared side; each backing's record has words of its own."""
+
+
 def open_counters(
     ledger: Ledger, start: Mapping[str, int], running: Iterable[str], step: str, design: Design, backing: Backing
 ) -> None:
@@ -66,26 +70,33 @@ def open_counters(
     still = f"nothing in this step ({step}) moves it"
     ledger.open(MOVING, rule, still)
     small = (design.folio_orders, backing.folio_orders) == ((0,), (0,))
+    moves = (*backing.moves, *design.moves)
 
     def quiet(counters: Iterable[str], text: str) -> None:
+        if small and not moves:
+            ledger.open(counters, rule, text)
+            return
         for counter in counters:
-            if _matches(counter, backing.moves):
+            if matches(counter, moves):
                 ledger.open((counter,), rule, still)
-            elif small or not _matches(counter, ORDER_0_ONLY):
+            elif small or not matches(counter, ORDER_0_ONLY):
                 ledger.open((counter,), rule, text)
             else:
                 ledger.open((counter,), rule, f"no rule of {design.name} and {backing.name} moves it in this step")
 
-    quiet((counter for counter in backing.moves if "*" not in counter and "{" not in counter), still)
+    named = (counter for counter in moves if "*" not in counter and not counter.startswith(("mthp/", "hugetlb/")))
+    quiet(named, still)
     for text, counters in QUIET.items():
-        quiet(counters, text)
+        quiet(counters, text.replace(ANON_4K_SAYS, backing.says))
     for prefix, text in QUIET_PREFIXES.items():
-        quiet((counter for counter in start if counter.startswith(prefix)), text)
+        found = (counter for counter in start if counter.startswith(prefix))
+        quiet(found, text.replace(ANON_4K_SAYS, backing.says))
     for guest in running:
         ledger.open((counter.format(guest=guest) for counter in MOVING_PER_GUEST), rule, f"{still} in guest {guest}")
         for counter, text in QUIET_PER_GUEST.items():
             quiet((counter.format(guest=guest),), text)
 
 
-def _matches(counter: str, patterns: Iterable[str]) -> bool:
+def matches(counter: str, patterns: Iterable[str]) -> bool:
+    """Whether a counter is one of a record's patterns (``thp_split_*``)."""
     return any(fnmatchcase(counter, pattern) for pattern in patterns)

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from harness.model import pages, physics
-from harness.model.aligned import spread
-from harness.model.events import Event
+from harness.model.aligned import Blocks, spread
+from harness.model.events import ATTRIBUTES_STORED, Event
 from harness.model.facts import HostFacts
 from harness.model.ledger import Ledger
 from harness.model.state import CHUNK_ORDER, RegionState
@@ -53,25 +53,37 @@ def _tree_change(before: tuple[int, int], after: tuple[int, int]) -> NodeChange:
     )
 
 
-def node_change(steps: Iterable[tuple[RegionState, RegionState]]) -> NodeChange:
-    """Over regions given as (before, after)."""
+def node_change(
+    steps: Iterable[tuple[RegionState, RegionState]], *, file_backed: bool = False, attributes: bool = True
+) -> NodeChange:
+    """Over regions given as (before, after).
+
+    ``file_backed``: the shared side is page cache of a file, too; ``attributes``: the VM has a tree of them.
+    """
     total = NodeChange()
     for before, after in steps:
-        total += _tree_change(_cache_tree(before), _cache_tree(after))
-        total += _tree_change((before.attr_private,) * 2, (after.attr_private,) * 2)
+        total += _tree_change(
+            _cache_tree(before.private, before.private_folios), _cache_tree(after.private, after.private_folios)
+        )
+        if file_backed:
+            total += _tree_change(
+                _cache_tree(before.shared, before.shared_folios), _cache_tree(after.shared, after.shared_folios)
+            )
+        if attributes:
+            total += _tree_change((before.attr_private,) * 2, (after.attr_private,) * 2)
     return total
 
 
-def _cache_tree(region: RegionState) -> tuple[int, int]:
-    """The page cache of the guest_memfd.
+def _cache_tree(present: int, folios: Blocks) -> tuple[int, int]:
+    """The page cache of a file: ``present`` pages, of which some are in large ``folios``.
 
     A folio of 64 pages or more is one entry, with siblings, of a node above (lib/xarray.c:xas_store).
     """
     large = 0
-    for order, starts in region.private_folios:
+    for order, starts in folios:
         if order >= physics.XA_GROUP_ORDER:
             large |= spread(starts, order)
-    return region.private & ~large, region.private
+    return present & ~large, present
 
 
 def with_splits(change: NodeChange, events: Iterable[Event], facts: HostFacts) -> NodeChange:
@@ -123,3 +135,17 @@ def post(ledger: Ledger, facts: HostFacts, change: NodeChange, freed_before: int
     ledger.allow("pgfree", 0, returned + metadata, "slab", metadata_text)
     ledger.allow("pgalloc", 0, taken + metadata, "slab", metadata_text)
     return taken, returned
+
+
+def post_maple(ledger: Ledger, events: Iterable[Event]) -> int:
+    """Enters the maple nodes of attributes that a guest_memfd keeps itself; returns the most pages taken."""
+    calls = sum(event.pages for event in events if event.kind is ATTRIBUTES_STORED)
+    if not calls:
+        return 0
+    most = physics.MAPLE_PAGES + calls // physics.MAPLE_CALLS_PER_PAGE
+    text = f"{calls} ranges of attributes stored in a maple tree: up to {most} slab pages taken or given back"
+    ledger.allow("nr_slab_unreclaimable", -most, most, "slab", text)
+    ledger.allow("F", -most, most, "slab", text)
+    ledger.allow("pgalloc", 0, most, "slab", text)
+    ledger.allow("pgfree", 0, most, "slab", text)
+    return most

@@ -81,18 +81,12 @@ def _split_edges(left: Blocks, order: int, first: int, at: int, end: int) -> tup
     """
     pieces = buddy_pieces(order, at)
     if end >= first + (1 << order):
-        return _joined(left, pieces), []
+        return left.join(pieces), []
     straddler = pieces.touching(1 << end)
     if not straddler:
-        return _joined(left, pieces), []
+        return left.join(pieces), []
     ((below, _),) = straddler
-    return _joined(_joined(left, pieces.without(straddler)), buddy_pieces(below, end)), [below]
-
-
-def _joined(some: Blocks, more: Blocks) -> Blocks:
-    for order, starts in more:
-        some = some.add(order, starts)
-    return some
+    return left.join(pieces.without(straddler)).join(buddy_pieces(below, end)), [below]
 
 
 def _each(blocks: Blocks) -> list[tuple[int, int]]:

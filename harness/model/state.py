@@ -6,7 +6,7 @@ Sets of pages are integers, see ``harness.model.pages``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from harness.model import pages
@@ -31,6 +31,14 @@ class Patterns:
     def clear(self, gone: int) -> Patterns:
         """The pages of ``gone`` now read as zero."""
         return Patterns(tuple((g, held & ~gone) for g, held in self.layers if held & ~gone))
+
+    def join(self, arriving: Iterable[tuple[int | None, int]]) -> Patterns:
+        """Pages in none of the layers come with what they hold."""
+        layers = dict(self.layers)
+        for generation, held in arriving:
+            if generation is not None:
+                layers[generation] = layers.get(generation, 0) | held
+        return Patterns(tuple(layers.items()))
 
     def within(self, wanted: int) -> Iterator[tuple[int | None, int]]:
         """The contents of ``wanted`` as (generation or None for zero, set of pages)."""

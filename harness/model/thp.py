@@ -40,26 +40,34 @@ def allocate(context: Context, region: RegionState, wanted: int) -> Outcome:
     """An absent page of an empty window brings the window's folio, any other absent page one order-0 folio."""
     order = context.design.order
     windows = empty_windows(context, region, wanted)
-    large = spread(windows, order) if windows else 0
-    absent = wanted & ~region.private & ~large
-    text = "{n} absent private page{s} of {where} enter{v} the page cache of the guest_memfd as order-0 folio{s}"
-    folios = windows.bit_count()
-    whole = f"{folios} empty window{'s' if folios != 1 else ''} of {{where}} get one folio of order {order} each:"
-    whole += " {n} pages enter the page cache of the guest_memfd"
+    if not windows:
+        return allocate_single(context, region, wanted)
+    grown = replace(
+        region,
+        private=region.private | spread(windows, order),
+        private_folios=region.private_folios.add(order, windows),
+    )
+    rest = allocate_single(context, grown, wanted)
+    return Outcome(rest.region, whole_folios(context, windows) + rest.events)
+
+
+def whole_folios(context: Context, windows: int) -> tuple[Event, ...]:
+    """One folio of the design's order for each of ``windows``."""
+    order, count = context.design.order, windows.bit_count()
+    text = f"{count} empty window{'s' if count != 1 else ''} of {{where}} get one folio of order {order} each:"
+    added = f"{{n}} folio{{s}} of order {order} enter{{v}} the page cache"
+    return context.event(
+        private_allocated(order), count << order, "large-folio", text + " {n} pages enter the page cache"
+    ) + context.event(folio_added(order, context.design.folio_counters), count, "large-folio", added)
+
+
+def allocate_single(context: Context, region: RegionState, wanted: int) -> Outcome:
+    """Each absent page becomes one order-0 folio."""
+    absent = wanted & ~region.private
+    text = "{n} absent page{s} of {where} enter{v} the page cache of the guest_memfd as order-0 folio{s}"
     return Outcome(
-        replace(
-            region,
-            private=region.private | absent | large,
-            private_folios=region.private_folios.add(order, windows) if windows else region.private_folios,
-        ),
-        context.event(private_allocated(order), large.bit_count(), "large-folio", whole)
-        + context.event(
-            folio_added(order, context.design.folio_counters),
-            folios,
-            "large-folio",
-            "{n} folio{s} of order " + str(order) + " enter{v} the page cache",
-        )
-        + context.event(PRIVATE_ALLOCATED, absent.bit_count(), "allocate", text),
+        replace(region, private=region.private | absent),
+        context.event(PRIVATE_ALLOCATED, absent.bit_count(), "allocate", text),
     )
 
 
@@ -75,7 +83,7 @@ def make_dirty(context: Context, region: RegionState, touched: int) -> Outcome:
 
 def fault(context: Context, region: RegionState, touched: int) -> Outcome:
     """A guest access allocates what is absent and maps it, as large as folio and attributes allow."""
-    return chain(context, region, touched, allocate, make_dirty, map_private)
+    return chain(context, region, touched, context.design.allocate, make_dirty, map_private)
 
 
 def punch(context: Context, region: RegionState, gone: int) -> Outcome:
