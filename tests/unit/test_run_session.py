@@ -14,6 +14,7 @@ from report_records import case, finding, step
 from harness.errors import CrashError, GmemError, InfraError, NoBootError, UsageError
 from harness.host.emulated import state as testbed  # by its module: its classes begin with Test
 from harness.host.emulated.testbed import DESCRIPTION
+from harness.run import facts as run_facts
 from harness.run import session as session_module
 from harness.run.facts import choose_design, host_facts
 from harness.run.result import CaseResult
@@ -310,10 +311,35 @@ class TestDesign:
         assert "gmem_2m_enabled, gmem_in_place_conversion" in evidence[0]
 
     @pytest.mark.parametrize(
-        ("sign", "design"), [("gmem_2m_enabled", "thp-discard"), ("gmem_in_place_conversion", "inplace")]
+        ("shown", "design"),
+        [
+            ("gmem_2m_enabled=Y", "thp-discard"),
+            ("gmem_2m_enabled=1", "thp-discard"),
+            ("gmem_2m_enabled=Y gmem_2m_punch_strict=N", "thp-2m-truncate-noop"),
+            ("gmem_2m_enabled=Y gmem_2m_punch_strict=Y", "thp-2m-truncate"),
+            ("gmem_2m_enabled=N gmem_2m_punch_strict=Y", "order0"),
+            ("gmem_in_place_conversion=Y", "inplace"),
+            ("gmem_in_place_conversion=Y gmem_2m_enabled=N gmem_2m_punch_strict=N", "inplace"),
+            ("gmem_in_place_conversion=Y gmem_2m_enabled=Y gmem_2m_punch_strict=N", "inplace-thp-noop"),
+            ("gmem_in_place_conversion=Y gmem_2m_enabled=Y gmem_2m_punch_strict=Y", "inplace-thp"),
+            ("gmem_in_place_conversion=N gmem_2m_enabled=Y", "thp-discard"),
+        ],
     )
+    def test_auto_reads_the_module_parameters(self, shown: str, design: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        facts = {f"kvm.{word.partition('=')[0]}": word.partition("=")[2] for word in shown.split()}
+        monkeypatch.setattr(run_facts, "DESIGNS", {design: None})
+        chosen, evidence = choose_design("auto", facts)
+        assert chosen == design
+        for text in evidence if design != "order0" else ():
+            name, value = text.removeprefix("module parameter kvm.").split(" is ")
+            assert f"{name}={value}" in shown.split()
+
+    @pytest.mark.parametrize(("sign", "design"), [("gmem_2m_enabled", "thp-discard")])
     @pytest.mark.parametrize("value", ["Y", "1"])
-    def test_auto_on_a_design_that_is_not_modelled(self, sign: str, design: str, value: str) -> None:
+    def test_auto_on_a_design_that_is_not_modelled(
+        self, sign: str, design: str, value: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(run_facts, "DESIGNS", {"order0": None})
         with pytest.raises(UsageError) as caught:
             choose_design("auto", {f"kvm.{sign}": value})
         assert f"shows design {design} (module parameter kvm.{sign} is {value})" in str(caught.value)
