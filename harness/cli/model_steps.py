@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 
 from harness.errors import UsageError
+from harness.model.curves.designs import design_named as curve_design
 from harness.model.designs import backing_named, design_named
 from harness.model.facts import HostFacts
 from harness.model.predict import predict
@@ -24,11 +25,16 @@ SYNTHETIC_START: Mapping[str, int] = {
 def predicted(scenario: Scenario, design: str, backing: str, sample: Mapping[str, int] | None) -> Predicted:
     """The prediction for ``design``, seeded from a sample's counters or a synthetic start."""
     scenario.check()
-    facts = HostFacts(ncpu=2, regions={name: scenario.chunks for name in scenario.regions})
+    record = curve_design(design)
+    facts = HostFacts(
+        ncpu=2, regions={name: scenario.chunks for name in scenario.regions}, uniform_split=record.uniform
+    )
     start = dict(SYNTHETIC_START if sample is None else sample)
     start |= {f"gmem/{guest}": 0 for guest in facts.guests}
+    order = record.order if ":" in design else None
     try:
-        steps = predict(scenario, design_named(design), start, facts, backing=backing_named(backing))
+        rules = design_named(record.steps or record.name, order)
+        steps = predict(scenario, rules, start, facts, backing=backing_named(backing))
     except UsageError as error:
         return Predicted(design, missing=str(error))
     return Predicted(design, tuple(steps))

@@ -72,7 +72,7 @@ def moved(step: StepPrediction) -> dict[str, Prediction]:
 
 def bounds(prediction: Prediction) -> str:
     """``+512``, or ``0..+4`` for an interval."""
-    low, high = f"{prediction.low:+d}", f"{prediction.high:+d}"
+    low, high = (f"{bound:+d}" if bound else "0" for bound in (prediction.low, prediction.high))
     return low if prediction.exact else f"{low}..{high}"
 
 

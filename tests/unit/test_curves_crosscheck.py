@@ -19,6 +19,7 @@ from harness.model.curves.host import HostMemory
 from harness.model.curves.simulate import Curves, simulate
 from harness.model.curves.streams import Stream
 from harness.model.facts import HostFacts
+from harness.model.overhead import shared_frames
 from harness.model.predict import predict
 from harness.model.prediction import StepPrediction
 from harness.scenario.scenario import Scenario
@@ -31,7 +32,10 @@ ALL = PageRange("g0.r0", 0, PAGES)
 DISCARDS = [("order0", 0, False)] + [
     ("thp-discard", order, uniform) for order in (1, 2, 3, 4, 9) for uniform in (False, True)
 ]
-IN_PLACE = [("inplace", 0), ("inplace-thp", 2), ("inplace-thp", 9), ("hugetlb", 9)]
+KEEPING = [
+    ("inplace", 0), ("inplace-thp", 1), ("inplace-thp", 3), ("inplace-thp", 9), ("hugetlb", 9), ("hugetlb-no-hvo", 9),
+    ("thp-2m-truncate-noop", 1), ("thp-2m-truncate-noop", 3), ("thp-2m-truncate-noop", 9),
+]  # fmt: skip
 BACKINGS = ["anon-4k", "memfd-4k", "anon-thp", "shmem-thp", "hugetlb"]
 
 Event = tuple[int, bool]
@@ -42,20 +46,24 @@ def events(most_page: int) -> st.SearchStrategy[list[Event]]:
     return st.lists(st.tuples(st.integers(0, most_page), st.booleans()), min_size=1, max_size=60)
 
 
-def curves(design: str, order: int, backing: str, drawn: list[Event], *, uniform: bool = False) -> Curves:
-    stream = Stream(np.array([page for page, _ in drawn], np.int64), np.array([to for _, to in drawn]), PAGES)
+def curves(
+    design: str, order: int, backing: str, drawn: list[Event], *, uniform: bool = False, cell_order: int = 0
+) -> Curves:
+    stream = Stream(
+        np.array([page for page, _ in drawn], np.int64), np.array([to for _, to in drawn]), PAGES, cell_order
+    )
     name = "thp-discard-uniform" if uniform and design == "thp-discard" else design
     record = design_named(name, order if order else None)
     return simulate(stream, record, backing_named(backing), HostMemory.synthetic(PAGES), points=len(drawn) + 1)
 
 
 def predictions(
-    design: str, order: int, backing: str, drawn: list[Event], *, uniform: bool = False
+    design: str, order: int, backing: str, drawn: list[Event], *, uniform: bool = False, cell_order: int = 0
 ) -> list[StepPrediction]:
     """Two steps to begin with, then two for each conversion: it and the guest's touch."""
     walk = [Convert(ALL, Side.PRIVATE), Populate(ALL)]
     for page, to_shared in drawn:
-        where = PageRange("g0.r0", page, 1)
+        where = PageRange("g0.r0", page << cell_order, 1 << cell_order)
         walk += [Convert(where, Side.SHARED if to_shared else Side.PRIVATE), Touch(where)]
     facts = HostFacts(ncpu=2, regions={"g0.r0": CHUNKS}, uniform_split=uniform)
     return predict(
@@ -78,10 +86,18 @@ def total(found: list[StepPrediction], ending: str) -> list[int]:
     return sums[1::2]
 
 
-def both(found: list[StepPrediction], moment: int) -> tuple[int, int]:
-    """Pages held on the private and on the shared side after a conversion."""
-    region = found[1 + 2 * moment].regions["g0.r0"]
-    return region.private.bit_count(), region.shared.bit_count()
+def held(found: list[StepPrediction]) -> list[tuple[int, int]]:
+    """Pages of memory on the private and on the shared side, at the beginning and after each conversion."""
+    regions = [step.regions["g0.r0"] for step in found[1::2]]
+    return [(region.private.bit_count(), shared_frames(region)) for region in regions]
+
+
+def check_pages(ours: Curves, theirs: list[StepPrediction], vmemmap: int = 0) -> None:
+    """``vmemmap``: pages of struct pages for each folio that is split."""
+    pages = held(theirs)
+    assert list(zip(ours["private"].tolist(), ours["shared"].tolist(), strict=True)) == pages
+    split = (ours["huge"][0] - ours["huge"]).tolist()
+    assert ours["extra"].tolist() == [sum(both) - PAGES + vmemmap * n for both, n in zip(pages, split, strict=True)]
 
 
 @pytest.mark.parametrize(("design", "order", "uniform"), DISCARDS)
@@ -90,12 +106,45 @@ def both(found: list[StepPrediction], moment: int) -> tuple[int, int]:
 def test_discard_agrees(design: str, order: int, uniform: bool, drawn: list[Event]) -> None:
     ours = curves(design, order, "anon-4k", drawn, uniform=uniform)
     theirs = predictions(design, order, "anon-4k", drawn, uniform=uniform)
-    held = [both(theirs, moment) for moment in range(len(drawn) + 1)]
-    assert list(zip(ours["private"].tolist(), ours["shared"].tolist(), strict=True)) == held
-    assert ours["extra"].tolist() == [sum(pages) - PAGES for pages in held]
+    check_pages(ours, theirs)
     if order:
         folios = [step.regions["g0.r0"].private_folios.count(order) for step in theirs[1::2]]
         assert ours["huge"].tolist() == folios
     assert ours["splits"].tolist() == total(theirs, "kB/split")
     moved = [after - before for before, after in pairwise(total(theirs, "nr_file_pages"))]
     assert np.diff(ours["private"]).tolist() == moved
+
+
+@pytest.mark.parametrize(("design", "order"), KEEPING)
+@settings(max_examples=30, deadline=None)
+@given(drawn=events(20))
+def test_designs_that_free_nothing_agree(design: str, order: int, drawn: list[Event]) -> None:
+    ours = curves(design, order, "anon-4k", drawn)
+    theirs = predictions(design, order, "anon-4k", drawn)
+    check_pages(ours, theirs, vmemmap=7 if design == "hugetlb" else 0)
+    regions = [step.regions["g0.r0"] for step in theirs[1::2]]
+    if order:
+        assert ours["huge"].tolist() == [region.private_folios.count(order) for region in regions]
+    shared = [PAGES - region.attr_private.bit_count() for region in regions]
+    assert ours["converted"].tolist() == shared
+
+
+@pytest.mark.parametrize("backing", BACKINGS)
+@settings(max_examples=40, deadline=None)
+@given(drawn=events(20))
+def test_backings_agree(backing: str, drawn: list[Event]) -> None:
+    check_pages(curves("order0", 0, backing, drawn), predictions("order0", 0, backing, drawn))
+
+
+@settings(max_examples=30, deadline=None)
+@given(drawn=st.lists(st.tuples(st.integers(0, CHUNKS - 1), st.booleans()), min_size=1, max_size=12), data=st.data())
+def test_whole_windows_agree(drawn: list[Event], data: st.DataObject) -> None:
+    """Conversions of 2 MiB at a time."""
+    design, order = data.draw(st.sampled_from([("order0", 0), ("thp-discard", 9), ("thp-2m-truncate-noop", 9)]))
+    backing = data.draw(st.sampled_from(BACKINGS[:4]))
+    ours = curves(design, order, backing, drawn, cell_order=9)
+    theirs = predictions(design, order, backing, drawn, cell_order=9)
+    check_pages(ours, theirs)
+    if order:
+        assert ours["huge"].tolist() == [step.regions["g0.r0"].private_folios.count(9) for step in theirs[1::2]]
+    assert ours["splits"].tolist() == [0] * (len(drawn) + 1)

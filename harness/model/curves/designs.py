@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from harness.errors import UsageError
@@ -15,10 +15,6 @@ from harness.model.curves.movable import Movable
 from harness.model.curves.private import Discard, InPlace, InPlaceSplit, PrivateSide, TruncateWhole
 from harness.model.curves.shared import HugeFaults, HugePool, SharedSide, SmallPages
 from harness.model.curves.touched import Touched
-
-VMEMMAP_PAGES = {9: 7, 18: 4095}
-"""Pages of struct pages that a split HugeTLB folio needs again with the vmemmap optimisation: all but the first of the
-8 (2 MiB) or 4096 (1 GiB) that describe it."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +28,10 @@ class CurveDesign:
     side: Callable[[Touched, int, Frames, HostMemory], PrivateSide]
     most_order: int = 9
     """Largest folio order that it can be asked for."""
+    steps: str = ""
+    """Name of the design for predict(), where it differs."""
+    uniform: bool = False
+    """What predict() has to be told of the kernel for it: HostFacts.uniform_split."""
 
 
 @dataclass(frozen=True)
@@ -43,24 +43,30 @@ class CurveBacking:
     side: Callable[[Touched, Movable], SharedSide]
 
 
+_TRUNCATE = partial(TruncateWhole, uniform=True)
+_SPLIT = partial(InPlaceSplit, optimised=False)
 _DESIGNS = (
     CurveDesign("order0", "4 KiB folios, conversion by discard", 0, partial(Discard, uniform=False), most_order=0),
     CurveDesign(
-        "thp-discard", "2 MiB folios, discard splits them page by page (6.18 and later)", 9,
+        "thp-discard", "2 MiB folios, discard halves them around the page (6.15 and later)", 9,
         partial(Discard, uniform=False),
     ),
     CurveDesign(
         "thp-discard-uniform", "2 MiB folios, discard splits them to 4 KiB at once (6.12)", 9,
-        partial(Discard, uniform=True),
+        partial(Discard, uniform=True), steps="thp-discard", uniform=True,
     ),
     CurveDesign(
-        "thp-2m-truncate", "2 MiB folios, only whole ones are freed", 9, partial(TruncateWhole, uniform=True),
+        "thp-2m-truncate", "2 MiB folios, only whole ones are freed; QEMU goes on after a refusal", 9, _TRUNCATE,
     ),
+    CurveDesign("thp-2m-truncate-noop", "2 MiB folios, freeing a part of one has no effect", 9, _TRUNCATE),
     CurveDesign("inplace", "4 KiB folios, conversion in place", 0, InPlace, most_order=0),
-    CurveDesign("inplace-thp", "2 MiB folios, split and put together in place", 9, InPlaceSplit),
+    CurveDesign("inplace-thp", "2 MiB folios, split and put together in place", 9, _SPLIT),
+    CurveDesign("inplace-thp-noop", "the same where freeing a part of a folio has no effect", 9, _SPLIT),
     CurveDesign(
-        "hugetlb", "huge pages of a pool, split and merged in place", 9, InPlaceSplit, most_order=18,
+        "hugetlb", "huge pages of a pool, split and merged in place, with HVO", 9,
+        partial(InPlaceSplit, optimised=True), most_order=18,
     ),
+    CurveDesign("hugetlb-no-hvo", "the same without HVO", 9, _SPLIT, most_order=18),
 )  # fmt: skip
 DESIGNS: Mapping[str, CurveDesign] = {design.name: design for design in _DESIGNS}
 
@@ -69,7 +75,8 @@ _BACKINGS = (
     CurveBacking("memfd-4k", "memfd, 4 KiB pages", SmallPages),
     CurveBacking("anon-thp", "anonymous memory, huge pages allowed", partial(HugeFaults, frees=False)),
     CurveBacking("shmem-thp", "memfd, huge pages allowed", partial(HugeFaults, frees=True)),
-    CurveBacking("hugetlb", "huge pages of a pool, never discarded", HugePool),
+    CurveBacking("hugetlb", "huge pages of 2 MiB of a pool, never discarded", HugePool),
+    CurveBacking("hugetlb-1g", "huge pages of 1 GiB of a pool, never discarded", partial(HugePool, order=18)),
 )
 BACKINGS: Mapping[str, CurveBacking] = {backing.name: backing for backing in _BACKINGS}
 
@@ -91,7 +98,7 @@ def design_named(name: str, order: int | None = None) -> CurveDesign:
         return design
     if not 0 <= order <= design.most_order:
         raise UsageError(f"folios of order {order} for design {name}: it has orders 0 to {design.most_order}")
-    return CurveDesign(design.name, design.says, order, design.side, design.most_order)
+    return replace(design, order=order)
 
 
 def backing_named(name: str) -> CurveBacking:

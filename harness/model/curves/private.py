@@ -15,6 +15,10 @@ from harness.model.curves.frames import Frames
 from harness.model.curves.host import HostMemory
 from harness.model.curves.touched import Touched
 
+PAGE_BYTES = 4096
+STRUCT_PAGE_BYTES = 64
+"""A struct page on x86-64; mm/hugetlb_vmemmap.c keeps one page of them per huge page, of 8 (2 MiB) or 4096 (1 GiB)."""
+
 
 class PrivateSide(Protocol):
     """What a curve needs of a design."""
@@ -179,14 +183,14 @@ class InPlace(Folios):
 class InPlaceSplit(Folios):
     """inplace-thp and hugetlb: a folio with a shared page is split; it is put together when all of it is private again.
 
-    ``vmemmap``: struct pages that a split folio needs again, in pages (HugeTLB vmemmap optimisation).
+    ``optimised``: a split folio needs the pages of its struct pages again (HugeTLB vmemmap optimisation).
     """
 
     keeps_shared = True
 
-    def __init__(self, touched: Touched, order: int, frames: Frames, host: HostMemory, *, vmemmap: int = 0) -> None:
+    def __init__(self, touched: Touched, order: int, frames: Frames, host: HostMemory, *, optimised: bool) -> None:
         super().__init__(touched, order, frames, host)
-        self._vmemmap = vmemmap
+        self._vmemmap = (STRUCT_PAGE_BYTES << order) // PAGE_BYTES - 1 if optimised else 0
         self._shared = bytearray(len(touched))
         self._count = array("i", bytes(4 * len(self._left)))
         self._held: dict[int, list[int]] = {}

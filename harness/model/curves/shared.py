@@ -134,11 +134,13 @@ class HugeFaults:
 
 
 class HugePool:
-    """hugetlb: a touch takes 2 MiB out of the pool, and QEMU discards none of it: its page size is not the host's."""
+    """hugetlb: a touch takes a huge page out of the pool, and QEMU discards none: its page size is not the host's."""
 
-    def __init__(self, touched: Touched, memory: Movable) -> None:
-        groups = touched.groups(WINDOW_ORDER)
+    def __init__(self, touched: Touched, memory: Movable, *, order: int = WINDOW_ORDER) -> None:
+        del memory
+        groups = touched.groups(order)
         self.pages = 0
+        self._huge_page = 1 << order
         self._window = groups.of_cell
         self._taken = bytearray(len(groups))
 
@@ -146,7 +148,7 @@ class HugePool:
         window = self._window[cell]
         if not self._taken[window]:
             self._taken[window] = 1
-            self.pages += WINDOW_PAGES
+            self.pages += self._huge_page
 
     def discard(self, cell: int) -> None:
         pass

@@ -53,6 +53,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("huge", "folios", "huge folios left in the guest_memfd"),
     Column("splits", "folios", "folios split so far"),
     Column("merges", "folios", "folios put together again so far"),
+    Column("free", "pages", "free pages of the host"),
     Column("unusable", "pages", "free pages that order 9 cannot use, caused by the guest"),
     Column("unusable_part", "", "free memory unusable at order 9, as a part of all free memory"),
     Column("pinned", "blocks", "pageblocks pinned: Unmovable and in part free"),
@@ -162,6 +163,6 @@ class _Meter:
             done, 0, self.private.pages, self.shared.pages,
             self.private.pages + self.shared.pages + self.private.overhead - guest,
             self.private.folios, self.private.splits, self.private.merges,
-            unusable, (unusable + self.supply.scattered) / free if free else 0.0,
+            free, unusable, (unusable + self.supply.scattered) / free if free else 0.0,
             self.frames.pinned, self.frames.reused, self.frames.fresh,
         )  # fmt: skip

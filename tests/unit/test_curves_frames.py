@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Frames, holes and blocks of the curves: conserved, and the same as a walk that keeps every frame by itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.model.curves.designs import BACKINGS, DESIGNS, backing_named, design_named
+from harness.model.curves.host import HostMemory
+from harness.model.curves.simulate import Curves, simulate
+from harness.model.curves.streams import Stream, StreamSpec
+
+PAGES = 4 * 512
+HOST = HostMemory.synthetic(PAGES)
+POOLED = ("hugetlb", "hugetlb-1g")
+"""Backings whose memory left the host's free memory when the pool was made."""
+
+Event = tuple[int, bool]
+
+
+def stream(drawn: list[Event], pages: int = PAGES) -> Stream:
+    return Stream(np.array([page for page, _ in drawn], np.int64), np.array([to for _, to in drawn]), pages)
+
+
+def curves(drawn: Stream, design: str, backing: str = "anon-4k", host: HostMemory = HOST, **more: bool) -> Curves:
+    found = simulate(
+        drawn,
+        design_named(design),
+        backing_named(backing),
+        host,
+        points=drawn.cells.size + 1,
+        same_cpu=more.get("same_cpu", True),
+    )
+    assert not found.ended
+    return found
+
+
+def events(most_page: int, most: int = 80) -> st.SearchStrategy[list[Event]]:
+    return st.lists(st.tuples(st.integers(0, most_page), st.booleans()), min_size=1, max_size=most)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    drawn=events(PAGES - 1) | events(12), design=st.sampled_from([*DESIGNS, "thp-discard:2", "inplace-thp:3"]),
+    backing=st.sampled_from(sorted(set(BACKINGS) - set(POOLED))), same_cpu=st.booleans(), blocks=st.integers(2, 40),
+)  # fmt: skip
+def test_pages_are_conserved(drawn: list[Event], design: str, backing: str, same_cpu: bool, blocks: int) -> None:
+    """What is free and what is held is always the same sum, whatever moved from where to where."""
+    host = replace(HOST, free=blocks * 512 + 700, blocks=blocks)
+    found = simulate(
+        stream(drawn), design_named(design), backing_named(backing), host, points=len(drawn) + 1, same_cpu=same_cpu
+    )
+    held = found["free"] + found["extra"]
+    assert held.tolist() == [host.free] * len(held)
+    assert (found["unusable"] >= 0).all()
+    assert (found["unusable"] <= found["free"]).all()
+    assert (found["huge"] >= 0).all()
+
+
+def naive_order0(drawn: list[Event], lag: int) -> list[tuple[int, int]]:
+    """Holes in blocks that are in part free, and such blocks, by keeping every frame: order0 without fresh blocks."""
+    frame = {page: page for page in range(PAGES)}
+    parked: list[int] = []
+    stack: list[int] = []
+    shared: set[int] = set()
+    fresh = iter(range(PAGES, 2 * PAGES))
+    used = set(frame.values())
+    blocks = {page >> 9 for page in used}
+    found = []
+    for page, to_shared in [(-1, False), *drawn]:
+        if page >= 0 and to_shared and page not in shared:
+            shared.add(page)
+            used.discard(frame[page])
+            parked.append(frame.pop(page))
+            if len(parked) > lag:
+                stack.append(parked.pop(0))
+        elif page in shared and not to_shared:
+            shared.discard(page)
+            frame[page] = stack.pop() if stack else next(fresh)
+            used.add(frame[page])
+            blocks.add(frame[page] >> 9)
+        holes = [512 - sum((block << 9) + at in used for at in range(512)) for block in sorted(blocks)]
+        partly = [count for count in holes if 0 < count < 512]
+        found.append((sum(partly), len(partly)))
+    return found
+
+
+@settings(max_examples=40, deadline=None)
+@given(drawn=events(5, 40) | events(PAGES - 1, 40), lag=st.sampled_from([0, 1, 3]))
+def test_holes_are_those_of_a_naive_walk(drawn: list[Event], lag: int) -> None:
+    host = replace(HOST, pcp_pages=lag)
+    found = simulate(
+        stream(drawn), design_named("order0"), backing_named("hugetlb"), host,
+        points=len(drawn) + 1, same_cpu=lag == 0,
+    )  # fmt: skip
+    assert list(zip(found["unusable"].tolist(), found["pinned"].tolist(), strict=True)) == naive_order0(drawn, lag)
+
+
+def test_same_cpu_reuses_the_frame_freed_last() -> None:
+    found = curves(stream([(5, True), (700, True), (5, False), (700, False)]), "order0", "hugetlb")
+    assert found["reused"].tolist() == [0, 0, 0, 1, 2]
+    assert found["pinned"].tolist() == [0, 1, 2, 1, 0], "page 5 sits in block 1 now, so that block 0 has the hole"
+
+
+def test_other_cpu_takes_fresh_frames() -> None:
+    found = curves(stream([(5, True), (5, False)]), "order0", "hugetlb", same_cpu=False)
+    assert (found.last("reused"), found.last("fresh")) == (0, 1)
+    assert found.last("pinned") == 2, "the block of the hole, and the one that the new frame was cut from"
+
+
+def test_untouched_windows_cost_nothing() -> None:
+    """The same conversions in a guest of 2 TiB give the same holes."""
+    drawn = [(5, True), (700, True), (6, True), (5, False)]
+    small, large = (
+        curves(stream(drawn, pages), "thp-discard", host=HostMemory.synthetic(pages)) for pages in (PAGES, 1 << 29)
+    )
+    for column in ("unusable", "pinned", "splits", "reused", "fresh", "extra"):
+        assert small[column].tolist() == large[column].tolist()
+    assert large["huge"][0] - large.last("huge") == small["huge"][0] - small.last("huge") == 2
+
+
+def test_block_that_is_free_again_is_usable() -> None:
+    everything = [(page, True) for page in range(512)]
+    found = curves(stream(everything), "thp-discard")
+    assert found["unusable"][511] >= 511
+    assert (found.last("unusable"), found.last("pinned")) == (0, 0)
+
+
+def test_emptied_window_gets_its_huge_folio_back() -> None:
+    drawn = [*((page, True) for page in range(512)), (7, False)]
+    found = curves(stream(drawn), "thp-discard")
+    assert found["huge"].tolist()[-2:] == [3, 4]
+    assert found.last("private") == PAGES, "one page was asked for, 512 came"
+    assert found.last("extra") == 511
+
+
+@pytest.mark.parametrize(
+    ("backing", "pages"), [("anon-4k", 1), ("anon-thp", 512), ("shmem-thp", 512), ("hugetlb", 512)]
+)
+def test_first_shared_page(backing: str, pages: int) -> None:
+    assert curves(stream([(5, True)]), "order0", backing).last("shared") == pages
+
+
+def test_fragmented_host_gives_fewer_huge_folios() -> None:
+    pages = 64 * 512
+    drawn = stream([(5, True)], pages)
+    found = [
+        curves(drawn, "thp-discard", host=HostMemory.synthetic(pages, fragmented=part))["huge"][0]
+        for part in (0.0, 0.25, 0.75, 1.0)
+    ]
+    assert found == [64, 48, 16, 0]
+
+
+def test_curve_ends_when_memory_does() -> None:
+    host = replace(HOST, free=512, blocks=1)
+    drawn = StreamSpec("strided", stride=512).draw(PAGES, 8, seed=1)
+    found = simulate(drawn, design_named("thp-2m-truncate"), backing_named("anon-thp"), host, points=9)
+    assert found.ended == "the host runs out of memory between 1 and 2 of 8 conversions"
+    assert found["conversions"].tolist() == [0, 1]
+
+
+def test_split_folio_of_hugetlb_takes_struct_pages() -> None:
+    drawn = stream([(5, True), (5, False)])
+    assert curves(drawn, "hugetlb")["extra"].tolist() == [0, 7, 0]
+    assert curves(drawn, "hugetlb-no-hvo")["extra"].tolist() == [0, 0, 0]
+    giant = stream([(5, True)], 1 << 18)
+    assert curves(giant, "hugetlb:18", host=HostMemory.synthetic(1 << 18)).last("extra") == 4095
