@@ -54,7 +54,7 @@ def allocate(context: Context, region: RegionState, wanted: int) -> Outcome:
 def whole_folios(context: Context, windows: int) -> tuple[Event, ...]:
     """One folio of the design's order for each of ``windows``."""
     order, count = context.design.order, windows.bit_count()
-    text = f"{count} empty window{'s' if count != 1 else ''} of {{where}} get one folio of order {order} each:"
+    text = f"{count} empty window{'s' if count != 1 else ''} of {{where}} filled by a folio of order {order} each:"
     added = f"{{n}} folio{{s}} of order {order} enter{{v}} the page cache"
     return context.event(
         private_allocated(order), count << order, "large-folio", text + " {n} pages enter the page cache"
