@@ -200,7 +200,7 @@ def _discard_small(context: Context, region: RegionState, gone: int) -> Outcome:
             SHARED_FREED, (singles & ~held).bit_count(), "discard-shared", "{n} order-0 page{s} of {where} {are} freed"
         ),
         *context.event(
-            SHARED_UNMAPPED, held.bit_count(), "pin", "{n} pinned page{s} of {where} {are} unmapped and kept"
+            SHARED_UNMAPPED, held.bit_count(), "references", "{n} pinned page{s} of {where} {are} unmapped and kept"
         ),
     )
     region = replace(
@@ -297,7 +297,9 @@ def _listed(region: RegionState, gone: int) -> int:
     singles = region.shared & ~region.shared_in_folio | huge.starts(PMD_ORDER)
     in_folio = region.shared_in_folio & ~huge.covered()
     calls = (pages.span(start, count) for start, count in pages.runs(gone))
-    return sum(gather.list_pages(gather.entries(call & singles, call & in_folio)) for call in calls)
+    return sum(
+        gather.list_pages(gather.entries(call & singles, call & in_folio, region.shared_folios)) for call in calls
+    )
 
 
 def unpin(context: Context, region: RegionState, where: int) -> Outcome:
@@ -307,8 +309,8 @@ def unpin(context: Context, region: RegionState, where: int) -> Outcome:
     folios, queued = len(before.folios) - len(after.folios), before.queued() - after.queued()
     events = (
         *dropped.events,
-        *context.event(ANON_THP_UNQUEUED, queued, "unpin", "{n} huge folio{s} of {where} leave{v} the queue of splits"),
-        *context.event(ANON_THP_GONE, folios, "unpin", "{n} huge folio{s} of {where} {are} freed"),
+        *context.event(ANON_THP_UNQUEUED, queued, "references", "{n} huge folio{s} of {where} leave{v} the queue of splits"),
+        *context.event(ANON_THP_GONE, folios, "references", "{n} huge folio{s} of {where} {are} freed"),
     )
     return Outcome(dropped.region, events)
 
@@ -324,7 +326,7 @@ def shrink(context: Context, region: RegionState, where: int) -> Outcome:
     held = queued.touching(region.shared_held & region.shared_in_folio | region.shared_lost)
     split = queued.without(held)
     refused = "{n} huge folio{s} in {where} cannot be split: somebody holds a reference"
-    events = context.event(split_failed(PMD_ORDER), held.count(PMD_ORDER), "pin", refused)
+    events = context.event(split_failed(PMD_ORDER), held.count(PMD_ORDER), "references", refused)
     covered = split.covered()
     if not covered:
         return Outcome(region, events)
@@ -371,6 +373,7 @@ ANON_THP = Backing(
     read=read,
     discard=discard,
     moves=("thp_fault_*", "thp_split_*", "thp_deferred_split_page", "nr_anon_transparent_hugepages", *MTHP, *LEAVES),
+    says="anonymous memory with huge pages",
     shrink=shrink,
     unpin=unpin,
 )

@@ -81,7 +81,7 @@ def unpin(context: Context, region: RegionState, where: int) -> Outcome:
     text = f"{{n}} page{{s}} that references kept in {{where}} returned to the {size_name(order)} pool"
     return Outcome(
         replace(region, shared_held=region.shared_held & ~where, shared_parked=parked),
-        context.event(pool_returned(order), len(folios), "unpin", text),
+        context.event(pool_returned(order), len(folios), "references", text),
     )
 
 
@@ -96,6 +96,7 @@ def hugetlb(order: int, name: str) -> Backing:
         discard=discard,
         unpin=unpin,
         file_backed=True,
+        says="hugetlb memory",
         moves=(
             "nr_hugetlb", f"{pool}/free_hugepages", f"{pool}/resv_hugepages",
             "kvm/*/pages_2m", "kvm/*/pages_1g", "nr_sec_page_table_pages",

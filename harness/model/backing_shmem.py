@@ -148,7 +148,9 @@ def _unmap(context: Context, region: RegionState, gone: int) -> Outcome:
     unmapped = (gone | hit.covered()) & region.shared_mapped
     calls = (pages.span(start, count) & region.shared_mapped & ~hit.covered() for start, count in pages.runs(gone))
     listed = sum(
-        gather.list_pages(gather.entries(call & ~region.shared_in_folio, call & region.shared_in_folio))
+        gather.list_pages(
+            gather.entries(call & ~region.shared_in_folio, call & region.shared_in_folio, region.shared_folios)
+        )
         for call in calls
     )
     parts = partly.count(PMD_ORDER)
@@ -195,9 +197,23 @@ HUGE_COUNTERS = (
 )  # fmt: skip
 
 MEMFD_4K = Backing(
-    "memfd-4k", (0,), write=write, read=read, discard=discard, file_backed=True, moves=FILE_COUNTERS, unpin=unpin
+    "memfd-4k",
+    (0,),
+    write=write,
+    read=read,
+    discard=discard,
+    file_backed=True,
+    moves=FILE_COUNTERS,
+    says="a memfd in 4 KiB pages",
+    unpin=unpin,
 )
 """memory-backend-memfd with shmem_enabled=never, the default."""
 
-SHMEM_THP = replace(MEMFD_4K, name="shmem-thp", folio_orders=(0, PMD_ORDER), moves=(*FILE_COUNTERS, *HUGE_COUNTERS))
+SHMEM_THP = replace(
+    MEMFD_4K,
+    name="shmem-thp",
+    says="a memfd with huge pages",
+    folio_orders=(0, PMD_ORDER),
+    moves=(*FILE_COUNTERS, *HUGE_COUNTERS),
+)
 """memory-backend-memfd with shmem_enabled=always and a mapping aligned to 2 MiB."""

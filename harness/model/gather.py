@@ -9,27 +9,23 @@ fit.
 from __future__ import annotations
 
 from harness.model import pages, physics
+from harness.model.aligned import Blocks, spread
 
 FIRST_ENTRIES = physics.GATHER_FIRST + 1
 NEXT_ENTRIES = physics.GATHER_NEXT + 1
 """Entries that the list on the stack and each page after it have."""
 
-TABLE_PAGES = 512
-"""Pages that one page table maps (PTRS_PER_PTE)."""
 
+def entries(singles: int, in_folios: int, folios: Blocks) -> list[tuple[int, int]]:
+    """Entries for order-0 pages ``singles`` and pages ``in_folios`` of ``folios``, as (entries each, how many).
 
-def entries(singles: int, in_folios: int) -> list[tuple[int, int]]:
-    """Entries for order-0 pages ``singles`` and pages ``in_folios`` of large folios, as (entries each, how many).
-
-    In rising order of pages, as they are found; a folio has no more than a page table's pages.
+    In rising order of pages, as they are found; neighbours share entries within a folio only.
     """
     found = [(start, 1, count) for start, count in pages.runs(singles)]
-    for start, count in pages.runs(in_folios):
-        end = start + count
-        while start < end:
-            upto = min(end, (start // TABLE_PAGES + 1) * TABLE_PAGES)
-            found.append((start, min(2, upto - start), 1))
-            start = upto
+    for order, starts in folios.touching(in_folios):
+        for first, _ in pages.runs(starts):
+            held = in_folios & spread(1 << first, order)
+            found += [(start, min(2, count), 1) for start, count in pages.runs(held)]
     return [(each, count) for _, each, count in sorted(found)]
 
 

@@ -16,7 +16,8 @@ def shared_frames(region: RegionState) -> int:
 def extra_pages(region: RegionState) -> int:
     """Pages that the shared backing occupies and that no page which the guest sees as shared needs.
 
-    Up to 511 in each chunk of anonymous huge pages after partial conversions, 512 in each private chunk of hugetlb,
-    0 for backings of 4 KiB pages without pins.
+    In each chunk of anonymous huge pages up to 511 while any page of it is shared, and 512 when the last one goes to
+    private without the others' being discarded again; 512 in each private chunk of hugetlb; 0 for backings of 4 KiB
+    pages without pins.
     """
     return shared_frames(region) - (region.shared & ~region.attr_private).bit_count()

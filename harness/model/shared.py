@@ -59,7 +59,7 @@ def discard(context: Context, region: RegionState, gone: int) -> Outcome:
             "{n} present shared page{s} of {where} {are} discarded",
         ),
         *context.event(
-            SHARED_UNMAPPED, held.bit_count(), "pin", "{n} pinned page{s} of {where} {are} unmapped and kept"
+            SHARED_UNMAPPED, held.bit_count(), "references", "{n} pinned page{s} of {where} {are} unmapped and kept"
         ),
         *context.event(
             PAGE_IN_PASSING,
@@ -108,7 +108,7 @@ def unpin(context: Context, region: RegionState, where: int) -> Outcome:
             shared_lost=region.shared_lost & ~where,
             shared_parked=parked,
         ),
-        context.event(KEPT_FREED, frames, "unpin", text),
+        context.event(KEPT_FREED, frames, "references", text),
     )
 
 

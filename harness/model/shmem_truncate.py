@@ -72,7 +72,7 @@ def _leave(context: Context, region: RegionState, gone: int, whole: Blocks) -> O
             FILE_FREED, (gone & ~kept).bit_count(), "memfd-punch", "{n} present page{s} of {where} leave{v} the memfd"
         ),
         *context.event(
-            FILE_REMOVED, kept.bit_count(), "pin", "{n} page{s} of {where} leave{v} the memfd, kept by references"
+            FILE_REMOVED, kept.bit_count(), "references", "{n} page{s} of {where} leave{v} the memfd, kept by references"
         ),
         *context.event(
             SHMEM_THP_FREED,
@@ -93,5 +93,5 @@ def _split_events(context: Context, done: Cut) -> tuple[Event, ...]:
         events += context.event(file_split(order), 1, "split", text)
     for order in done.refused:
         text = f"{{n}} folio of order {order} that the hole {{where}} cuts is held: it stays whole, nothing is freed"
-        events += context.event(split_failed(order), 1, "split", text)
+        events += context.event(split_failed(order), 1, "split-failed", text)
     return events

@@ -241,6 +241,15 @@ READ: dict[str, tuple[str, list[Operation], Operation, dict[str, int]]] = {
             "nr_shmem_hugepages": -1, "nr_shmem_pmdmapped": -1,
         },
     ),
+    "each folio of a memfd takes entries of its own in the list of what is unmapped": (
+        "shmem-thp",
+        [("write", 0, 1), ("punch", 0, 1), ("write", 1, 511)],
+        ("punch", 1, 511),
+        {
+            # order-0 page 1 and folios of orders 1 to 8: 1 + 8 * 2 entries; the first 8 are on the stack
+            "F": 511, "pgfree": 512, "pgalloc": 1, "nr_file_pages": -511, "nr_shmem": -511, "nr_mapped": -511,
+        },
+    ),
     "a pin keeps a shmem THP whole: the punch unmaps and frees nothing": (
         "shmem-thp",
         [("write", 0, 1), ("pin", 5, 1)],

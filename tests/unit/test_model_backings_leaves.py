@@ -67,6 +67,9 @@ OVERHEAD: dict[str, tuple[str, list[Operation], int, int]] = {
     "a touch among private pages takes a whole THP": (
         "anon-thp", [("to_private", 0, 511), ("write", 511, 1)], 512, 511,
     ),
+    "and keeps it when that page goes, too: the others were discarded before the touch": (
+        "anon-thp", [("to_private", 0, 511), ("write", 511, 1), ("to_private", 511, 1)], 512, 512,
+    ),
     "hugetlb pays for private chunks": ("hugetlb", [("write", 0, 1024), ("to_private", 0, 512)], 1024, 512),
     "shmem gives back what a hole takes": ("shmem-thp", [("write", 0, 512), ("to_private", 5, 9)], 503, 0),
     "a pin keeps what was discarded": ("memfd-4k", [("write", 0, 9), ("pin", 0, 9), ("to_private", 0, 9)], 9, 9),
