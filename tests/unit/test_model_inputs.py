@@ -145,7 +145,7 @@ def test_one_region_of_a_larger_testbed_is_enough():
         (lambda: HostFacts(ncpu=1, regions={"g0.r0": 0}), "chunks of g0.r0 is 0"),
         (lambda: HostFacts(ncpu=1, zones=()), "no populated zone"),
         (lambda: design_named("order1"), "unknown gmem design 'order1': known are order0"),
-        (lambda: backing_named("hugetlb"), "unknown shared backing 'hugetlb': known are anon-4k"),
+        (lambda: backing_named("swap"), "unknown shared backing 'swap': known are anon-4k, anon-thp, hugetlb, "),
         (lambda: run(Empty(), facts=HostFacts(ncpu=1, regions={"g0.r0": 2})), "needs g0.r0 with 8 chunks"),
         (lambda: run(Fallocate(PageRange("g0.r0", 4095, 2))), "ends at page 4097"),
     ],
