@@ -12,8 +12,9 @@ from dataclasses import replace
 from harness.model.aligned import Blocks, full_groups, spread
 from harness.model.context import Context, Design, Outcome
 from harness.model.events import Event
-from harness.model.folio_events import folio_collapsed, folio_split
+from harness.model.folio_events import folio_collapsed, folio_split, folio_split_refused
 from harness.model.inplace import SHARED_SIDE, changed_by, refused_for_references, set_attributes
+from harness.model.mapping import zap
 from harness.model.references import unpin
 from harness.model.state import RegionState
 from harness.model.thp import allocate_single, empty_windows, fault, whole_folios
@@ -43,8 +44,14 @@ def allocate(context: Context, region: RegionState, wanted: int) -> Outcome:
     return Outcome(rest.region, events + rest.events)
 
 
+SPLIT_REFUSED = "a folio of {where} that the conversion has to split is held by a reference: it stays as it is"
+
+
 def convert(context: Context, region: RegionState, piece: int, to: Side) -> Outcome:
-    """Split before pages become shared, collapse after the last page of a window became private."""
+    """Split before pages become shared, collapse after the last page of a window became private.
+
+    A split comes after the leaves of the range went, so that they are gone also where it fails.
+    """
     if not changed_by(region, piece, to):
         return Outcome(region)
     refused = refused_for_references(context, region, piece, to)
@@ -59,7 +66,10 @@ def convert(context: Context, region: RegionState, piece: int, to: Side) -> Outc
     if stuck:
         first = (stuck & -stuck).bit_length() - 1
         text = f"somebody holds a reference on the folio of page {first} of {{where}}, which cannot be split"
-        return Outcome(region, refused=context.refuse("EAGAIN", "convert", first, "references", text))
+        zapped = zap(context, region, piece, Side.PRIVATE, "the conversion that fails to split a folio")
+        events = context.event(folio_split_refused(context.design.order), 1, "split-failed", SPLIT_REFUSED)
+        refused_split = context.refuse("EAGAIN", "convert", first, "references", text)
+        return Outcome(zapped.region, zapped.events + events, refused_split)
     apart, events = split(context, region, folios)
     stored = set_attributes(context, apart, piece, to)
     return Outcome(stored.region, events + stored.events)
