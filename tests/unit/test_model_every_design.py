@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -33,6 +35,8 @@ from harness.scenario.steps import (
     Unpin,
 )
 
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "model.md"
+HEADINGS = set(re.findall(r"^### ([\w-]+)", DOCUMENT.read_text(encoding="utf-8"), re.M))
 CHUNKS = 2
 PAGES = CHUNKS * 512
 START = {"gmem/g0": 5, "hugetlb/2048kB/free_hugepages": 9, "thp_split_page": 0, "mthp/2048kB/split": 0}
@@ -242,6 +246,16 @@ def test_every_bound_has_a_reason_and_exact_ones_add_up(name, steps, facts):
             parts = [reason.pages for reason in bound.reasons]
             if None not in parts:
                 assert sum(parts) == bound.low == bound.high, counter
+
+
+@every_design
+@common
+@given(LISTS, FACTS)
+def test_every_rule_has_its_place_in_the_document(name, steps, facts):
+    for step in run(name, steps, facts):
+        said = {reason.rule for bound in step.predictions.values() for reason in bound.reasons}
+        said |= {step.refused.reason.rule} if step.refused else set()
+        assert {rule.partition(" (")[0] for rule in said} <= HEADINGS
 
 
 @every_design
