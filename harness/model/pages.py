@@ -24,15 +24,18 @@ def strided(start: int, end: int, stride: int) -> int:
 
 def runs(pages: int) -> list[tuple[int, int]]:
     """Maximal runs of neighbouring pages as (start, count), in rising order."""
-    if pages.bit_length() <= _DENSE:
-        digits = bin(pages)[:1:-1]
-        return [(found.start(), found.end() - found.start()) for found in _ONES.finditer(digits)]
+    if not pages:
+        return []
+    low = (pages & -pages).bit_length() - 1
+    if pages.bit_length() - low <= _DENSE:
+        digits = bin(pages >> low)[:1:-1]
+        return [(low + found.start(), found.end() - found.start()) for found in _ONES.finditer(digits)]
     return _few_runs(pages)
 
 
 _ONES = re.compile("1+")
 _DENSE = 1 << 18
-"""Bits up to which digits are cheaper to search than numbers to shift: a gibibyte, 1 ms."""
+"""Bits from the first to the last page up to which digits are cheaper to search than numbers to shift: 1 GiB, 1 ms."""
 
 
 def _few_runs(pages: int) -> list[tuple[int, int]]:
