@@ -180,6 +180,36 @@ READ: dict[str, tuple[str, list[Operation], Operation, dict[str, int]]] = {
         ("discard", 5, 2),
         {"F": 1, "pgfree": 1, "nr_anon_pages": -2, "unaccounted": 1},
     ),
+    "the page that takes its place is not pinned": (
+        "anon-thp",
+        [("write", 0, 1), ("discard", 5, 2), ("write", 5, 2), ("pin", 5, 1), ("discard", 5, 2), ("write", 5, 2)],
+        ("discard", 5, 2),
+        {"F": 2, "pgfree": 2, "nr_anon_pages": -2},
+    ),
+    "nor is it with 4 KiB pages only": (
+        "anon-4k",
+        [("write", 5, 2), ("pin", 5, 1), ("discard", 5, 2), ("write", 5, 2)],
+        ("discard", 5, 2),
+        {"F": 2, "pgfree": 2, "nr_anon_pages": -2},
+    ),
+    "one page pinned twice is kept twice": (
+        "anon-4k",
+        [("write", 5, 1), ("pin", 5, 1), ("discard", 5, 1), ("write", 5, 1), ("pin", 5, 1), ("discard", 5, 1)],
+        ("unpin", 0, 9),
+        {"F": 2, "pgfree": 2, "unaccounted": -2},
+    ),
+    "nor is the page that takes its place in a memfd": (
+        "memfd-4k",
+        [("write", 5, 2), ("pin", 5, 1), ("discard", 5, 2), ("write", 5, 2)],
+        ("discard", 5, 2),
+        {"F": 2, "pgfree": 2, "nr_file_pages": -2, "nr_shmem": -2, "nr_mapped": -2},
+    ),
+    "a pinned huge page of a pool returns with the pin": (
+        "hugetlb",
+        [("write", 0, 512), ("pin", 9, 1), ("punch", 0, 512)],
+        ("unpin", 0, 512),
+        {"nr_hugetlb": -512, "hugetlb/2048kB/free_hugepages": 1},
+    ),
     "a memfd page is allocated by a read, too": (
         "memfd-4k",
         [("write", 0, 1)],
