@@ -40,6 +40,8 @@ def host_facts(facts: Mapping[str, str], spec: TestbedSpec) -> HostFacts:
         pt_reclaim=facts.get("config.PT_RECLAIM") == "y",
         # The region's last use before the save was private; converting to private emptied whole page tables.
         tables_present=facts.get("config.PT_RECLAIM") != "y",
+        # mm/truncate.c has called folio_split() for a hole in a folio since it has existed.
+        uniform_split=facts.get("symbol.folio_split") == "n",
     )
 
 

@@ -264,6 +264,11 @@ class TestFacts:
         assert facts.pt_reclaim
         assert not facts.tables_present
 
+    @pytest.mark.parametrize(("symbol", "uniform"), [("y", False), ("n", True), (None, False)])
+    def test_how_folios_are_split_is_read_from_the_kernels_symbols(self, symbol: str | None, uniform: bool) -> None:
+        facts = {**FACTS, "symbol.folio_split": symbol} if symbol else dict(FACTS)
+        assert host_facts(facts, self.SPEC).uniform_split is uniform
+
     @pytest.mark.parametrize("value", [None, "n", "m"])
     def test_a_kernel_without_page_table_reclaim(self, value: str | None) -> None:
         facts = {key: word for key, word in FACTS.items() if key != "config.PT_RECLAIM"}

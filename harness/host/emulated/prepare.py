@@ -119,6 +119,10 @@ zcat /proc/config.gz 2>/dev/null | sed -n 's/^CONFIG_\([A-Z0-9_]*\)=\(.*\)/confi
 for file in /sys/module/kvm/parameters/* /sys/module/kvm_amd/parameters/*; do
     echo "kvm.${file##*/}=$(cat "$file" 2>/dev/null)"
 done
+# Holes have been cut with this function since splits need not be uniform.
+if [ -r /proc/kallsyms ]; then
+    grep -q ' T folio_split$' /proc/kallsyms && echo "symbol.folio_split=y" || echo "symbol.folio_split=n"
+fi
 """
 
 
