@@ -8,19 +8,29 @@ skips them as dirty or unevictable), so that nr_unevictable, gmem/* and what KVM
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from harness.model.aligned import PMD_ORDER, size_name
 from harness.model.blocks import BLOCK_COUNTERS
-from harness.model.context import Backing
+from harness.model.context import Backing, keep
 from harness.model.ledger import Ledger
+from harness.model.overhead import partly_mapped
+from harness.model.state import RegionState
 from harness.scenario.steps import BaseStep, Compact, DropCaches, Pressure
 
 _COMPACTING = ("compact_*", "pgmigrate_*", "thp_migration_*")
 _TRAFFIC = ("pgalloc", "pgfree")
 _LISTS = ("movable_balance", *BLOCK_COUNTERS)
 _CACHE = ("nr_file_pages", "nr_slab_reclaimable", "nr_slab_unreclaimable", "F", "unaccounted")
+
+
+PARTLY_MAPPED = (
+    "F", "pgalloc", "pgfree", "unaccounted", "nr_anon_pages",
+    f"mthp/{size_name(PMD_ORDER)}/nr_anon", f"mthp/{size_name(PMD_ORDER)}/nr_anon_partially_mapped",
+)  # fmt: skip
+"""What a discard or a write moves differently once a partly mapped folio was split."""
 
 
 @dataclass(frozen=True)
@@ -79,3 +89,15 @@ def loose(step: BaseStep, backing: Backing) -> tuple[tuple[str, ...], str]:
         counters += ["kvm/{guest}/pages_2m", "kvm/{guest}/pages_1g"]
     why = f"the host may have moved shared pages of the guest ({step.text()}): their leaves go, and come when touched"
     return tuple(counters), why
+
+
+def split_perhaps(step: BaseStep, backing: Backing, regions: Iterable[RegionState]) -> dict[str, str]:
+    """Counters that nobody knows from here on because pressure may have split partly mapped folios, and why.
+
+    A discard finds them whole, with all their pages, or in pieces whose unmapped pages are free already.
+    """
+    if not isinstance(step, Pressure) or backing.shrink is keep:
+        return {}
+    folios = sum(starts.bit_count() for region in regions for _, starts in partly_mapped(region))
+    why = f"{folios} huge folios of {backing.says} are partly mapped: {step.text()} may have split any of them"
+    return {counter: why for counter in PARTLY_MAPPED} if folios else {}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from harness.model.aligned import Blocks
 from harness.model.state import RegionState
 
 
@@ -11,6 +12,11 @@ def shared_frames(region: RegionState) -> int:
     singles = (region.shared & ~region.shared_in_folio).bit_count()
     folios = sum(starts.bit_count() << order for order, starts in region.shared_folios)
     return singles + folios + region.shared_parked.frames()
+
+
+def partly_mapped(region: RegionState) -> Blocks:
+    """Large folios of the shared side that have lost a part of their mapping and keep its memory."""
+    return region.shared_folios.without(region.shared_folios.inside(region.shared_in_folio))
 
 
 def extra_pages(region: RegionState) -> int:

@@ -24,7 +24,7 @@ from harness.model.context import Backing, Context, Design
 from harness.model.events import traffic_by_cpu
 from harness.model.facts import HostFacts
 from harness.model.folio_events import NESTED_TABLE_LINKED
-from harness.model.hostwide import HOST_WIDE, loose, open_ends
+from harness.model.hostwide import HOST_WIDE, loose, open_ends, split_perhaps
 from harness.model.ledger import Ledger
 from harness.model.physics import ALLOWANCES, Allowances
 from harness.model.prediction import ExpectedContents, StepPrediction
@@ -175,7 +175,7 @@ def _predict_close(index: int, step: Close, world: _World, walk: _Walk, ledger: 
 
 def _predict_host_wide(step: Step, world: _World, walk: _Walk, ledger: Ledger) -> dict[str, str]:
     counters, why = loose(step, world.backing)
-    walk.loose |= {counter: why for counter in counters}
+    walk.loose |= {counter: why for counter in counters} | split_perhaps(step, world.backing, walk.regions.values())
     walk.lists, walk.lists_lost = None, f"the host's memory was stirred ({step.text()}): its lists are not known"
     return open_ends(step, ledger)
 

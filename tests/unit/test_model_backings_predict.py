@@ -14,7 +14,7 @@ from harness.model.facts import HostFacts
 from harness.model.predict import predict
 from harness.model.prediction import StepPrediction
 from harness.scenario.scenario import Scenario
-from harness.scenario.steps import Close, Convert, PageRange, Pin, Populate, Side, Step, Unpin
+from harness.scenario.steps import Close, Convert, PageRange, Pin, Populate, Pressure, Side, Step, Unpin
 
 FACTS = HostFacts(ncpu=2, regions={"g0.r0": 2}, tables_present=False)
 START = {
@@ -135,6 +135,15 @@ def test_what_a_backing_moves_is_open_at_rest_and_unknown_at_close(backing):
             assert counter in close.unpredicted, counter
     assert "thp_collapse_alloc" in populate.predictions
     assert ("nr_file_pages" in close.predictions) is not ("mem" in backing)
+
+
+@pytest.mark.parametrize(("partly", "known"), [(True, False), (False, True)])
+def test_pressure_may_split_what_is_partly_mapped(partly, known):
+    steps = [Populate(at(0, 512)), Convert(at(0, 9), Side.PRIVATE)] if partly else [Populate(at(0, 512))]
+    after = run("anon-thp", *steps, Pressure("anon", 100), Convert(at(0, 512), Side.PRIVATE))[-1]
+    for counter in ("F", "unaccounted", "nr_anon_pages"):
+        assert (counter in after.predictions) is known
+        assert counter in after.predictions or "huge folios" in after.unpredicted[counter]
 
 
 def test_a_region_that_no_gigabyte_fits_in_is_refused_in_a_sentence():
