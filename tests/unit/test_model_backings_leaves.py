@@ -98,3 +98,24 @@ def test_what_is_discarded_comes_back_as_zero(backing):
     for operation in [("write", 0, 4), ("to_private", 0, 4), ("to_shared", 0, 4)]:
         walk.do(operation)
     assert walk.region.contents(0b1111) == [(None, 0b1111)]
+
+
+@pytest.mark.parametrize("backing", ["anon-thp", "shmem-thp", "hugetlb"])
+def test_a_folio_is_kept_until_its_last_reference_goes(backing):
+    walk = Walk(backing)
+    given_up = "punch" if backing == "hugetlb" else "discard"
+    for operation in [("write", 512, 512), ("pin", 512, 1), ("pin", 517, 1), ("pin", 1023, 1), (given_up, 512, 512)]:
+        walk.do(operation)
+    assert shared_frames(walk.region) == extra_pages(walk.region) == 512
+    assert walk.region.shared_parked.queued() == 0, "it was never partly mapped"
+    for operation in [("unpin", 517, 1), ("unpin", 1023, 1), ("unpin", 0, 512)]:
+        assert walk.do(operation) == {}
+    walk.do(("unpin", 512, 1))
+    assert shared_frames(walk.region) == 0
+
+
+def test_a_partly_mapped_folio_that_is_kept_waits_in_the_queue():
+    walk = Walk("anon-thp")
+    for operation in [("write", 512, 512), ("pin", 600, 1), ("discard", 512, 8), ("discard", 512, 512)]:
+        walk.do(operation)
+    assert walk.region.shared_parked.queued() == 1
