@@ -144,6 +144,11 @@ class Design:
         """The largest folio it allocates."""
         return self.folio_orders[-1]
 
+    @property
+    def falls_back(self) -> bool:
+        """Whether it allocates single pages where a large folio is not to be had."""
+        return self.folio_orders[0] < self.order
+
 
 def chain(context: Context, region: RegionState, pages: int, *rules: Rule) -> Outcome:
     """The rules one after the other on the same pages, up to the first that is refused."""

@@ -40,8 +40,9 @@ class HostFacts:
     uniform_split: bool = False
     """How a split of a large folio of a file goes: True to order-0 folios (6.12), False in halves around the edge of
     the hole (mm/truncate.c: the call of folio_split, 6.15 and later)."""
-    large_folios: bool = True
-    """Whether the host has a block for every large folio of a guest_memfd; False: each allocation falls back."""
+    large_folios: bool | None = True
+    """Whether the host has a block for every large folio of a guest_memfd; False: each allocation falls back to one
+    page; None: any may, so that bounds are over both outcomes."""
     vcpus: int = 1
     """vCPUs of each guest: each has a cache of pages for KVM's tables."""
     mirrored_tdp: bool = False

@@ -42,6 +42,8 @@ class HostWide:
     why: str
     migrates: bool
     """Whether pages of the shared side may move: KVM then zaps their leaves."""
+    takes_memory: bool = False
+    """Whether large folios may not be had from here on."""
 
 
 HOST_WIDE: Mapping[type[BaseStep], HostWide] = {
@@ -62,6 +64,7 @@ HOST_WIDE: Mapping[type[BaseStep], HostWide] = {
         ),
         "a process of the host takes or gives back memory, and the host reclaims and compacts as it likes",
         migrates=True,
+        takes_memory=True,
     ),
 }  # fmt: skip
 

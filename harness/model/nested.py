@@ -34,8 +34,13 @@ def refills(before: int, now: int, vcpus: int) -> tuple[int, int]:
     return max(0, least_after - -(-before // size)), min(most, -(-after // size) - least_before)
 
 
-def post(ledger: Ledger, facts: HostFacts, events: Iterable[Event], linked: Mapping[str, int]) -> int:
-    """Enters the tables of a step; ``linked``: tables each guest linked before.  Returns the most pages taken."""
+def post(
+    ledger: Ledger, facts: HostFacts, events: Iterable[Event], linked: Mapping[str, int], *, unsure: bool = False
+) -> int:
+    """Enters the tables of a step; ``linked``: tables each guest linked before.  Returns the most pages taken.
+
+    ``unsure``: some of the events may not happen, here and in earlier steps.
+    """
     used: dict[str, int] = {}
     guests: set[str] = set()
     freed = 0
@@ -49,7 +54,7 @@ def post(ledger: Ledger, facts: HostFacts, events: Iterable[Event], linked: Mapp
     least = most = 0
     for guest in guests:
         low, high = refills(linked.get(guest, 0), used.get(guest, 0), facts.vcpus)
-        least, most = least + low, most + high
+        least, most = least + (0 if unsure else low), most + high
     pages = (least * physics.NESTED_CACHE, most * physics.NESTED_CACHE)
     text = f"a vCPU's cache of table pages may be refilled, {physics.NESTED_CACHE} at a time: {least} to {most} times"
     ledger.allow("F", -pages[1], -pages[0], "nested-table", text)

@@ -14,10 +14,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.errors import UsageError
-from harness.model import blocks, nested, pages, slab
+from harness.model import blocks, nested, pages, slab, uncertain
 from harness.model.aligned import PMD_ORDER, PUD_ORDER, Blocks
 from harness.model.closing import close_guest
 from harness.model.context import Backing, Context, Design
@@ -55,6 +55,8 @@ class _Walk:
     """Tables that KVM linked for each guest."""
     loose: dict[str, str] = field(default_factory=dict)
     """Counters, with ``{guest}``, that an earlier step made unknown, and why."""
+    worlds: dict[str, uncertain.Worlds] | None = None
+    """Per region the states its windows may be in, once a large allocation may fail; None: all are known."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,21 @@ def _begin(scenario: Scenario, world: _World, given: Mapping[str, RegionState]) 
             )
     lists = blocks.FreeLists.from_sample(start, facts)
     lost = "" if lists else "the first sample lacks free/Unmovable, free/Reclaimable or free_order/10"
-    return _Walk(states, lists, lost, elsewhere=elsewhere, running=list(facts.guests))
+    walk = _Walk(states, lists, lost, elsewhere=elsewhere, running=list(facts.guests))
+    if facts.large_folios is None:
+        _become_unsure(world, walk)
+        for name, worlds in (walk.worlds or {}).items():
+            if name not in given:  # neither is it known what the private touch of the preparation got
+                other = uncertain.split_up(replace(states[name], nested_missing=Blocks()), world.design.order)
+                worlds |= {number: tuple(dict.fromkeys((*seen, *other[number]))) for number, seen in worlds.items()}
+    return walk
+
+
+def _become_unsure(world: _World, walk: _Walk) -> None:
+    """From here on a large allocation may fail, window by window."""
+    if walk.worlds is None and world.design.falls_back and world.facts.large_folios is not False:
+        walk.worlds = {name: uncertain.split_up(state, world.design.order) for name, state in walk.regions.items()}
+        walk.lists, walk.lists_lost = None, "large folios may be had or not: what they take of the lists is not known"
 
 
 def _nested(world: _World, chunks: int) -> Blocks:
@@ -122,7 +138,7 @@ def _nested(world: _World, chunks: int) -> Blocks:
 
     The private touch put a large leaf in the table's place wherever the design's folio was large enough.
     """
-    order = world.design.order if world.facts.large_folios else 0
+    order = 0 if world.facts.large_folios is False else world.design.order
     missing = Blocks()
     for leaf in (PMD_ORDER, PUD_ORDER):
         windows = chunks * CHUNK_PAGES >> max(leaf, order)
@@ -141,8 +157,11 @@ def _predict_step(index: int, step: Step, world: _World, walk: _Walk) -> StepPre
     unpredicted: dict[str, str] = {}
     if type(step) in HOST_WIDE:
         unpredicted = _predict_host_wide(step, world, walk, ledger)
-    outcome, change = _walk_regions(step, world, walk)
-    _post(step, outcome, change, world, walk, ledger)
+    followed = _walk_regions(step, world, walk)
+    outcome = followed.outcome
+    _post(step, followed, world, walk, ledger)
+    if followed.torn:
+        walk.loose |= {counter: followed.torn for counter in ledger.opened()}
     unpredicted |= _drop_lost(walk, ledger)
     if isinstance(step, Check):
         _hold_claim(step, outcome.contents, index, world.design)
@@ -170,12 +189,20 @@ def _predict_close(index: int, step: Close, world: _World, walk: _Walk, ledger: 
     walk.elsewhere.pop(step.guest, None)
     walk.lists, walk.lists_lost = None, f"{step.guest} was closed: its pages went to lists no rule can tell"
     unpredicted |= _drop_lost(walk, ledger)
+    if walk.worlds is not None:
+        why = f"whether windows of {step.guest} held large folios is not known, nor how much went with them"
+        resident = (*world.design.resident_counters, "nr_file_hugepages")
+        ledger.drop(resident)
+        unpredicted |= {counter: why for counter in resident}
+        walk.worlds = {name: worlds for name, worlds in walk.worlds.items() if name in walk.regions}
     return StepPrediction(index, step, ledger.close(), unpredicted=unpredicted, regions=dict(walk.regions))
 
 
 def _predict_host_wide(step: Step, world: _World, walk: _Walk, ledger: Ledger) -> dict[str, str]:
     counters, why = loose(step, world.backing)
     walk.loose |= {counter: why for counter in counters} | split_perhaps(step, world.backing, walk.regions.values())
+    if HOST_WIDE[type(step)].takes_memory:
+        _become_unsure(world, walk)
     walk.lists, walk.lists_lost = None, f"the host's memory was stirred ({step.text()}): its lists are not known"
     return open_ends(step, ledger)
 
@@ -189,37 +216,40 @@ def _drop_lost(walk: _Walk, ledger: Ledger) -> dict[str, str]:
     return lost
 
 
-def _walk_regions(step: Step, world: _World, walk: _Walk) -> tuple[StepOutcome, slab.NodeChange]:
+def _walk_regions(step: Step, world: _World, walk: _Walk) -> uncertain.Followed:
     """Applies the step to its region; steps without a range have none."""
     ranges = step.ranges()
     if not ranges:
-        return StepOutcome(RegionState(1)), slab.NodeChange()
+        return uncertain.Followed(StepOutcome(RegionState(1)), slab.NodeChange())
     (where,) = ranges
     context = Context(world.facts, world.design, world.backing, where.guest, str(where), cpu=walk.cpus.get(where.guest))
-    before = walk.regions[where.region]
-    outcome = RANGE_RULES[type(step)](context, before, step, walk.generation + 1)
-    walk.regions[where.region] = outcome.region
-    change = slab.node_change(
-        [(before, outcome.region)],
-        file_backed=world.backing.file_backed,
-        attributes=not world.design.attributes_in_file,
-    )
-    return outcome, slab.with_splits(change, outcome.events, world.facts)
+    trees = {"file_backed": world.backing.file_backed, "attributes": not world.design.attributes_in_file}
+    before, generation = walk.regions[where.region], walk.generation + 1
+    if walk.worlds is not None:
+        followed = uncertain.follow(context, walk.worlds[where.region], step, generation, **trees)
+    else:
+        outcome = RANGE_RULES[type(step)](context, before, step, generation)
+        change = slab.node_change([(before, outcome.region)], **trees)
+        followed = uncertain.Followed(outcome, slab.with_splits(change, outcome.events, world.facts))
+    walk.regions[where.region] = followed.outcome.region
+    return followed
 
 
-def _post(
-    step: Step, outcome: StepOutcome, change: slab.NodeChange, world: _World, walk: _Walk, ledger: Ledger
-) -> None:
+def _post(step: Step, followed: uncertain.Followed, world: _World, walk: _Walk, ledger: Ledger) -> None:
     """Enters what happened, and what it costs the host in slabs, tables and pageblocks."""
-    facts, events = world.facts, list(outcome.events)
+    facts, events, change = world.facts, list(followed.outcome.events), followed.change
     ledger.post(events)
+    for loose_end in followed.loose:
+        ledger.allow(loose_end.counter, loose_end.low, loose_end.high, "fallback", loose_end.text)
     traffic = type(step) in RANGE_RULES
     if traffic:
         _allow_traffic(ledger, world.allowances, on_host=type(step) in ON_HOST)
     slab_pages = slab.post(ledger, facts, change, walk.nodes_freed)
     walk.nodes_freed += change.gone + change.gone_above
-    cached = nested.post(ledger, facts, events, walk.nested_linked) + slab.post_maple(ledger, events)
-    for event in events:
+    possible = [*events, *followed.perhaps]
+    cached = nested.post(ledger, facts, possible, walk.nested_linked, unsure=walk.worlds is not None)
+    cached += slab.post_maple(ledger, events)
+    for event in possible:
         if event.kind is NESTED_TABLE_LINKED:
             walk.nested_linked[event.guest] = walk.nested_linked.get(event.guest, 0) + event.pages
     if type(step) not in HOST_WIDE:

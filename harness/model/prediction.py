@@ -123,7 +123,10 @@ class StepPrediction:
     unpredicted: Mapping[str, str] = field(default_factory=dict)
     """Counters that this step moves and that no rule can bound, with the reason."""
     regions: Mapping[str, RegionState] = field(default_factory=dict)
-    """State of every region after the step; a closed guest's regions are absent."""
+    """State of every region after the step; a closed guest's regions are absent.
+
+    Where large allocations may have failed it is the state in which none did.
+    """
     refused: ExpectedError | None = None
     """The error that the step must end with; None: it must succeed."""
     traffic_by_cpu: Mapping[int | None, Mapping[str, Flow]] = field(default_factory=dict)

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Windows of which nobody knows whether they got a large folio: every outcome is followed, bounds are over all of them.
+
+A huge allocation may fail where memory is short or in pieces, and no counter says so.  What one window got says nothing
+of the next, so that each window has states of its own; a step moves a counter by the least and the most of them, added
+up over windows.  That is exact: each combination can happen.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import zip_longest
+
+import msgspec
+
+from harness.model import pages, slab
+from harness.model.aligned import PMD_ORDER, Blocks
+from harness.model.context import Context
+from harness.model.events import Event
+from harness.model.parked import Parked
+from harness.model.state import Patterns, RegionState, chunks_of
+from harness.model.steprules import RANGE_RULES, StepOutcome
+from harness.scenario.steps import CHUNK_PAGES, PageRange, Step, Touch
+
+MOST_STATES = 64
+"""States of one window beyond which the model gives up: more steps would double them again."""
+
+Worlds = dict[int, tuple[RegionState, ...]]
+"""Per window, by its number, the states that it may be in; the first is the one in which no allocation failed."""
+
+
+@dataclass(frozen=True)
+class Loose:
+    """What a counter moves by in the windows of one region, least and most."""
+
+    counter: str
+    low: int
+    high: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Followed:
+    """One step in all worlds."""
+
+    outcome: StepOutcome
+    """What happens in every one of them; its region is the one in which no allocation failed."""
+    change: slab.NodeChange
+    loose: tuple[Loose, ...] = ()
+    perhaps: tuple[Event, ...] = ()
+    """Events of some worlds."""
+    torn: str = ""
+    """Why nothing can be said from here on."""
+
+
+def window_order(context_order: int) -> int:
+    """Windows are at least chunks: a page table, a hypercall and a discard are never wider than a window."""
+    return max(context_order, PMD_ORDER)
+
+
+def split_up(region: RegionState, order: int) -> Worlds:
+    """The windows of a region whose state is known."""
+    size = 1 << window_order(order)
+    count = -(-region.chunks * CHUNK_PAGES // size)
+    return {n: (_only(region, pages.span(n * size, size)),) for n in range(count)}
+
+
+def follow(
+    context: Context, worlds: Worlds, step: Step, generation: int, *, file_backed: bool, attributes: bool
+) -> Followed:
+    """Carries ``step`` out in every state of each window that it touches; changes ``worlds``."""
+    (where,) = step.ranges()
+    size = 1 << window_order(context.design.order)
+    common: list[Event] = []
+    perhaps: list[Event] = []
+    parts: list[StepOutcome] = []
+    change = slab.NodeChange()
+    low: Counter[str] = Counter()
+    high: Counter[str] = Counter()
+    for number in range(where.start // size, (where.end - 1) // size + 1):
+        part = _within(step, number * size, (number + 1) * size)
+        if part is None:
+            continue
+        tried = _try(context, worlds[number], part, generation)
+        outcomes = list(dict.fromkeys(outcome for _, outcome in tried))
+        worlds[number] = tuple(dict.fromkeys(outcome.region for outcome in outcomes))
+        change += _widest(
+            slab.with_splits(
+                slab.node_change([(before, after.region)], file_backed=file_backed, attributes=attributes),
+                after.events,
+                context.facts,
+            )
+            for before, after in tried
+        )
+        same, rest = _compare([outcome.events for outcome in outcomes])
+        common += same
+        for counter, (least, most) in _hull(rest).items():
+            low[counter] += least
+            high[counter] += most
+        perhaps += [event for events in rest for event in events]
+        parts.append(_agreed(outcomes))
+        if len({outcome.refused for outcome in outcomes}) > 1:
+            return Followed(_together(worlds, common, parts), change, torn=f"{step.text()} fails in some cases only")
+        if len(worlds[number]) > MOST_STATES:
+            return Followed(_together(worlds, common, parts), change, torn="too many states are possible")
+        if parts[-1].refused:
+            break
+    text = f"each window of {where} may have got a large folio or not: what either gives"
+    loose = tuple(Loose(counter, low[counter], high[counter], text) for counter in sorted({*low, *high}))
+    return Followed(_together(worlds, common, parts), change, loose, tuple(perhaps))
+
+
+def _try(
+    context: Context, states: Sequence[RegionState], step: Step, generation: int
+) -> list[tuple[RegionState, StepOutcome]]:
+    """Each state with each luck; the first is the first state with good luck."""
+    found = []
+    for state in states:
+        for lucky in (True, False):
+            tried = replace(context, facts=replace(context.facts, large_folios=lucky))
+            found.append((state, RANGE_RULES[type(step)](tried, state, step, generation)))
+    return found
+
+
+def _within(step: Step, first: int, end: int) -> Step | None:
+    """The part of a step on pages ``first`` to ``end - 1``; None where it touches none of them."""
+    (where,) = step.ranges()
+    start = max(where.start, first)
+    if isinstance(step, Touch):
+        start = where.start + -(-(start - where.start) // step.stride) * step.stride
+    count = min(where.end, end) - start
+    if count < 1:
+        return None
+    part: Step = msgspec.structs.replace(step, range=PageRange(where.region, start, count))
+    return part
+
+
+def _compare(several: Sequence[tuple[Event, ...]]) -> tuple[list[Event], list[list[Event]]]:
+    """Events that all have, and what each has besides."""
+    if len(several) == 1:
+        return list(several[0]), []
+    shared = Counter(several[0])
+    for events in several[1:]:
+        shared &= Counter(events)
+    rests = [list((Counter(events) - shared).elements()) for events in several]
+    return list(shared.elements()), rests
+
+
+def _hull(rests: Sequence[Sequence[Event]]) -> dict[str, tuple[int, int]]:
+    """Least and most of each counter over the outcomes of a window."""
+    sums: list[Counter[str]] = []
+    for events in rests:
+        moved: Counter[str] = Counter()
+        for event in events:
+            for counter, difference in event.moves():
+                moved[counter] += difference
+        sums.append(moved)
+    names = {name for moved in sums for name in moved}
+    return {name: (min(moved[name] for moved in sums), max(moved[name] for moved in sums)) for name in names}
+
+
+def _widest(changes: Iterable[slab.NodeChange]) -> slab.NodeChange:
+    found = slab.NodeChange()
+    for change in changes:
+        found = slab.NodeChange(
+            max(found.new, change.new),
+            max(found.new_above, change.new_above),
+            max(found.gone, change.gone),
+            max(found.gone_above, change.gone_above),
+        )
+    return found
+
+
+def _agreed(outcomes: Sequence[StepOutcome]) -> StepOutcome:
+    """The first outcome; contents only where all worlds agree."""
+    first = outcomes[0]
+    same = all(outcome.contents == first.contents for outcome in outcomes)
+    return first if same else replace(first, contents=())
+
+
+def _together(
+    worlds: Mapping[int, Sequence[RegionState]], events: list[Event], parts: list[StepOutcome]
+) -> StepOutcome:
+    """The windows as one region again."""
+    states = [worlds[number][0] for number in sorted(worlds)]
+    region = states[0]
+    for state in states[1:]:
+        region = _united(region, state)
+    return StepOutcome(
+        region,
+        tuple(events),
+        conversions=tuple(call for part in parts for call in part.conversions),
+        contents=tuple(run for part in parts for run in part.contents),
+        wrote=any(part.wrote for part in parts),
+        refused=parts[-1].refused if parts else None,
+    )
+
+
+def _only(region: RegionState, window: int) -> RegionState:
+    """What a region's state says of the pages of ``window``."""
+    chunks = chunks_of(window)
+    kept: dict[str, object] = {}
+    for known in fields(region):
+        value = getattr(region, known.name)
+        if isinstance(value, Blocks):
+            kept[known.name] = value.touching(window)
+        elif isinstance(value, Patterns):
+            kept[known.name] = Patterns(tuple((g, held & window) for g, held in value.layers if held & window))
+        elif isinstance(value, Parked):
+            kept[known.name] = _parked_in(value, window)
+        elif known.name != "chunks":
+            kept[known.name] = value & (chunks if known.name == "tables" else window)
+    return replace(region, **kept)  # type: ignore[arg-type]
+
+
+def _parked_in(parked: Parked, window: int) -> Parked:
+    singles = tuple(layer & window for layer in parked.singles if layer & window)
+    return Parked(singles, tuple(folio for folio in parked.folios if window >> folio[1] & 1))
+
+
+def _united(some: RegionState, more: RegionState) -> RegionState:
+    """Two states that speak of different windows."""
+    joined: dict[str, object] = {}
+    for known in fields(some):
+        one, other = getattr(some, known.name), getattr(more, known.name)
+        if isinstance(one, Blocks):
+            joined[known.name] = one.join(other)
+        elif isinstance(one, Patterns):
+            joined[known.name] = one.join(other.layers)
+        elif isinstance(one, Parked):
+            layers = zip_longest(one.singles, other.singles, fillvalue=0)
+            joined[known.name] = Parked(tuple(a | b for a, b in layers), one.folios + other.folios)
+        elif known.name != "chunks":
+            joined[known.name] = one | other
+    return replace(some, **joined)  # type: ignore[arg-type]
