@@ -52,7 +52,7 @@ class Frames:
         """Allocations served from other memory."""
         self._supply = supply
         self._cell_pages = 1 << touched.cell_order
-        self._block_of = groups.of_cell
+        self._block_of = groups.of_cell[:]
         self._free_in = array("i", bytes(4 * len(groups)))
         self._stack: list[int] = []
         self._parked: deque[int] = deque()

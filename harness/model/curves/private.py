@@ -8,7 +8,6 @@ branches named in ``docs/model.md``.  A side begins with every page private and 
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
 from typing import Protocol
 
 from harness.model.curves.frames import Frames
@@ -84,9 +83,9 @@ class Discard(Folios):
         self._offset = None if uniform or self._cells == 1 else touched.offsets(self._unit)
         self._first_cut = array("i", [-1]) * len(self._left)
         """Offset of the page that split each window first; -1: it never was one folio, or still is."""
-        self._cuts: dict[int, list[int]] = {}
-        """Offsets that the folio of a window was cut at, sorted, from the second punch on: most windows of a large
-        guest see one, and a list for each would cost more than everything else."""
+        self._cuts: dict[int, int] = {}
+        """Offsets that the folio of a window was cut at, bit n for offset n, from the second punch on: most windows of
+        a large guest see one.  Not as lists: half a million of them keep the garbage collector busier than the rest."""
 
     def share(self, cell: int) -> None:
         if not self._present[cell]:
@@ -97,12 +96,11 @@ class Discard(Folios):
             self._intact[window] = 0
             self.folios -= self._per_window
             if self._offset is not None:
-                self._first_cut[window] = self._offset[cell]
-                self.splits += len(self._edges(self._offset[cell], self._cells))
+                self._cut_first(window, self._offset[cell])
             else:
                 self.splits += self._cells > 1
-        elif self._first_cut[window] >= 0:
-            self._cut_further(window, cell)
+        elif self._offset is not None and self._first_cut[window] >= 0:
+            self._cut_further(window, self._offset[cell])
         self._left[window] -= 1
         self.pages -= self.cell_pages
         self._frames.give(cell)
@@ -133,31 +131,34 @@ class Discard(Folios):
         self.pages += self._cells * self.cell_pages
         return True
 
-    @staticmethod
-    def _edges(page: int, size: int) -> tuple[int, ...]:
-        """Where a hole at ``page`` cuts a piece of ``size`` pages: around it, and at the page after it.
+    def _cut_first(self, window: int, page: int) -> None:
+        """Splits a whole folio around a page; see ``_cut_further``."""
+        self._first_cut[window] = page
+        self.splits += 2 if page & 1 and page + 1 < self._cells else 1
 
-        An even page's neighbour is single by then.  An odd page's begins a piece, which is split around its first page
-        although the hole ends there (truncate_inode_partial_folio: "make sure folio2 is large").
+    def _cut_further(self, window: int, page: int) -> None:
+        """Splits the piece that the page is in, unless that is one page already.
+
+        A piece is the largest aligned block without a cut.  An even page's split leaves its neighbour single, where
+        the hole ends.  An odd page's hole ends where a piece of half the size begins that the split made; that one is
+        split around its first page although nothing of it goes (truncate_inode_partial_folio: "make sure folio2 is
+        large").
         """
-        return (page, page + 1) if page & 1 and (page + 1) & (size - 1) else (page,)
-
-    def _cut_further(self, window: int, cell: int) -> None:
-        """Splits the piece that the cell is in, unless that is one page already.
-
-        Pieces are as large as aligned blocks without a cut can be, so the nearest cuts say how large this one is.
-        """
-        assert self._offset is not None
-        page = self._offset[cell]
         cuts = self._cuts.get(window)
         if cuts is None:
-            cuts = self._cuts[window] = list(self._edges(self._first_cut[window], self._cells))
-        at = bisect_left(cuts, page)
-        size = 1 << min((cut ^ page).bit_length() for cut in cuts[max(0, at - 1) : at + 1]) >> 1
-        if size > 1:
-            edges = self._edges(page, size)
-            self.splits += len(edges)
-            cuts[at:at] = edges
+            first = self._first_cut[window]
+            cuts = (3 if first & 1 and first + 1 < self._cells else 1) << first
+        if cuts >> (page & -2) & 3:
+            return
+        self.splits += 1
+        more = 1
+        after = page + 1
+        if page & 1 and after < self._cells:
+            half = after & -after
+            if not cuts >> (after - half) & ((1 << 2 * half) - 1):
+                self.splits += 1
+                more = 3
+        self._cuts[window] = cuts | more << page
 
 
 class TruncateWhole(Discard):

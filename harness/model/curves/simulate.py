@@ -25,7 +25,7 @@ from harness.model.curves.frames import Frames, OutOfMemory, Supply
 from harness.model.curves.host import HostMemory
 from harness.model.curves.movable import Movable
 from harness.model.curves.private import PrivateSide
-from harness.model.curves.shared import Nothing, SharedSide
+from harness.model.curves.shared import Idle, Nothing, SharedSide
 from harness.model.curves.streams import WINDOW_PAGES, Stream
 from harness.model.curves.touched import Touched
 
@@ -132,7 +132,15 @@ def _shared_pages(stream: Stream, touched: Touched) -> Array:
 
 def _convert(cells: list[int], directions: list[bool], private: PrivateSide, shared: SharedSide) -> None:
     """Carries conversions out, each followed by the guest's touch; raises OutOfMemory."""
-    share, take_back, touch, discard = private.share, private.take_back, shared.touch, shared.discard
+    share, take_back = private.share, private.take_back
+    if isinstance(shared, Idle):
+        for cell, to_shared in zip(cells, directions, strict=True):
+            if to_shared:
+                share(cell)
+            else:
+                take_back(cell)
+        return
+    touch, discard = shared.touch, shared.discard
     for cell, to_shared in zip(cells, directions, strict=True):
         if to_shared:
             share(cell)

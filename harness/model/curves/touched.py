@@ -8,6 +8,7 @@ stream goes to new places, which is what streams on large guests do; sorted numb
 from __future__ import annotations
 
 from array import array
+from functools import cached_property
 
 import numpy as np
 
@@ -22,15 +23,21 @@ class Groups:
         """Number of each group in the guest: its first page >> order."""
         self.of_cell = compact(of_cell)
         """Group of each touched cell."""
-        self._members = compact(np.argsort(of_cell, kind="stable"))
-        self._first = compact(np.searchsorted(np.sort(of_cell), np.arange(self.names.size + 1)))
+        self._of_cell = of_cell
 
     def __len__(self) -> int:
         return int(self.names.size)
 
     def members(self, group: int) -> array[int]:
         """The touched cells of a group."""
-        return self._members[self._first[group] : self._first[group + 1]]
+        members, first = self._lists
+        return members[first[group] : first[group + 1]]
+
+    @cached_property
+    def _lists(self) -> tuple[array[int], array[int]]:
+        """The cells group by group, and where each group begins: few streams ever ask."""
+        first = np.r_[0, np.cumsum(np.bincount(self._of_cell, minlength=len(self)))]
+        return compact(np.argsort(self._of_cell, kind="stable")), compact(first)
 
 
 class Touched:
@@ -41,6 +48,7 @@ class Touched:
         self.guest_pages = stream.guest_pages
         self._names, self.events = number(stream.cells)
         """``events``: the touched cell of each conversion."""
+        self._groups: dict[int, Groups] = {}
 
     def __len__(self) -> int:
         return int(self._names.size)
@@ -51,7 +59,9 @@ class Touched:
 
     def groups(self, order: int) -> Groups:
         """The touched groups of ``2**order`` pages; ``order`` is at least the cell's."""
-        return Groups(self._names >> (order - self.cell_order))
+        if order not in self._groups:
+            self._groups[order] = Groups(self._names >> (order - self.cell_order))
+        return self._groups[order]
 
 
 def number(names: Cells) -> tuple[Cells, Cells]:
