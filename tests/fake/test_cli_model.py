@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -272,3 +273,21 @@ def test_names_are_escaped_on_the_page(ask: Ask, tmp_path: Path) -> None:
 def test_page_that_cannot_be_written(ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     assert "cannot be written" in ask("partial-free", "--out", "taken/below", *SMALL, code=3)
+
+
+HOWTO = Path(__file__).resolve().parents[2] / "docs" / "howto-model.md"
+
+
+def test_documented_scenarios_are_the_built_in_ones() -> None:
+    said = HOWTO.read_text(encoding="utf-8").split("## Scenarios", 1)[1].split("##", 1)[0]
+    rows = [line.split("|")[1:3] for line in said.splitlines() if line.startswith("| `")]
+    assert [(name.strip(" `"), claim.strip()) for name, claim in rows] == [
+        (s.name, s.claim) for s in SCENARIOS.values()
+    ]
+
+
+def test_documented_stream_runs(ask: Ask, tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", HOWTO.read_text(encoding="utf-8"), re.S)
+    found = answer(ask, write(tmp_path, "mine.yaml", example), "--memory", "2G", "--conversions", "300")
+    assert found["question"] == "What do the bounce buffers of my guest do?"
+    assert found["scenario"] == "bounce buffers"
