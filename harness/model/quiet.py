@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from functools import cache
 
 from harness.model.blocks import BLOCK_COUNTERS
 from harness.model.context import Backing, Design
@@ -97,6 +98,7 @@ def open_counters(
             quiet((counter.format(guest=guest),), text)
 
 
-def matches(counter: str, patterns: Iterable[str]) -> bool:
+@cache
+def matches(counter: str, patterns: tuple[str, ...]) -> bool:
     """Whether a counter is one of a record's patterns (``thp_split_*``)."""
     return any(fnmatchcase(counter, pattern) for pattern in patterns)
