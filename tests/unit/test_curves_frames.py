@@ -156,6 +156,16 @@ def test_fragmented_host_gives_fewer_huge_folios() -> None:
     assert found == [64, 48, 16, 0]
 
 
+def test_window_in_mixed_blocks_never_gets_a_huge_folio() -> None:
+    """Its pages were scattered: giving all of them back makes no free block."""
+    host = replace(HOST, huge_for_guest=1, blocks=0, free=4096)
+    drawn = [*((page, True) for page in range(512, 1024)), (600, False)]
+    found = curves(stream(drawn), "thp-discard", "hugetlb", host)
+    assert found["huge"].tolist() == [1] * len(found["huge"])
+    assert found["unusable"].tolist()[-2:] == [512, 511]
+    assert found.last("private") == PAGES - 511
+
+
 def test_curve_ends_when_memory_does() -> None:
     host = replace(HOST, free=512, blocks=1)
     drawn = StreamSpec("strided", stride=512).draw(PAGES, 8, seed=1)

@@ -31,6 +31,8 @@ class Supply:
     def __init__(self, host: HostMemory) -> None:
         self.blocks = host.blocks
         """Free 2 MiB blocks."""
+        self.given = host.huge_for_guest
+        """2 MiB blocks that the guest got whole; its further windows lie in blocks that others use too."""
         self.scattered = host.scattered
         """Free pages in blocks that others use too."""
 
@@ -54,6 +56,8 @@ class Frames:
         self._cell_pages = 1 << touched.cell_order
         self._block_of = groups.of_cell[:]
         self._free_in = array("i", bytes(4 * len(groups)))
+        self._mixed = bytearray((groups.names >= supply.given).tobytes())
+        """Blocks that others use too: they never merge."""
         self._stack: list[int] = []
         self._parked: deque[int] = deque()
         self._lag = lag
@@ -73,8 +77,9 @@ class Frames:
         self.holes += self._cell_pages
         if after == WINDOW_PAGES:
             self.pinned -= after > self._cell_pages
-            self.whole += 1
-            self._empty.append(block)
+            if not self._mixed[block]:
+                self.whole += 1
+                self._empty.append(block)
         elif after == self._cell_pages:
             self.pinned += 1
         self._stack.append(block)
@@ -168,9 +173,14 @@ class Frames:
     def _claim(self) -> int:
         """One block becomes Unmovable (__rmqueue_claim; the kernel claims two at a time, the second stays free)."""
         self._supply.blocks -= 1
-        self._free_in.append(0)
-        self._add(len(self._free_in) - 1, WINDOW_PAGES)
+        block = self._new_block(0)
+        self._add(block, WINDOW_PAGES)
         self._empty.pop()
+        return block
+
+    def _new_block(self, free: int) -> int:
+        self._free_in.append(free)
+        self._mixed.append(0)
         return len(self._free_in) - 1
 
     def _merged(self) -> int:
@@ -179,8 +189,7 @@ class Frames:
             old = self._empty.pop()
             if self._free_in[old] == WINDOW_PAGES and (old != self._current or not self._left):
                 self._free_in[old] = 0
-                self._free_in.append(WINDOW_PAGES)
-                return len(self._free_in) - 1
+                return self._new_block(WINDOW_PAGES)
         return -1
 
     def _add(self, block: int, pages: int) -> None:
@@ -189,7 +198,7 @@ class Frames:
         self._free_in[block] = after
         self.holes += pages
         self.pinned += (after < WINDOW_PAGES) - (before > 0)
-        if after == WINDOW_PAGES:
+        if after == WINDOW_PAGES and not self._mixed[block]:
             self.whole += 1
             self._empty.append(block)
 
@@ -199,5 +208,5 @@ class Frames:
         self._free_in[block] = after
         self.holes -= pages
         self.pinned += (after > 0) - (before < WINDOW_PAGES)
-        if before == WINDOW_PAGES:
+        if before == WINDOW_PAGES and not self._mixed[block]:
             self.whole -= 1
