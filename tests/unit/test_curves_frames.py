@@ -180,3 +180,80 @@ def test_split_folio_of_hugetlb_takes_struct_pages() -> None:
     assert curves(drawn, "hugetlb-no-hvo")["extra"].tolist() == [0, 0, 0]
     giant = stream([(5, True)], 1 << 18)
     assert curves(giant, "hugetlb:18", host=HostMemory.synthetic(1 << 18)).last("extra") == 4095
+
+
+FULL = replace(HOST, free=0, blocks=0)
+"""A host whose last free page went to the guest."""
+
+
+def test_full_host_shared_side_takes_the_hole() -> None:
+    """Movable requests fall back to Unmovable blocks, and what they leave there is a hole again."""
+    found = curves(stream([(5, True), (6, True), (5, False), (6, False)]), "order0", host=FULL)
+    assert found["free"].tolist() == [0] * 5
+    assert found["pinned"].tolist() == found["unusable"].tolist() == [0] * 5
+    assert found.last("reused") == 2
+
+
+def test_full_host_shared_side_takes_the_emptied_block() -> None:
+    whole = Stream(np.array([1, 1]), np.array([True, False]), PAGES, 9)
+    found = curves(whole, "thp-discard", host=FULL)
+    assert found["shared"].tolist() == [0, 512, 0]
+    assert found["free"].tolist() == found["unusable"].tolist() == [0, 0, 0]
+    assert found["huge"].tolist() == [4, 3, 4]
+
+
+def test_other_cpu_on_a_host_without_blocks() -> None:
+    """Frames come from scattered pages, and go back there; when none is left the curve ends."""
+    host = replace(FULL, free=3)
+    drawn = [(5, True), (5, False), (5, True)]
+    found = curves(stream(drawn), "order0", "hugetlb", host, same_cpu=False)
+    assert found["free"].tolist() == [3, 4, 3, 4]
+    assert found["unusable"].tolist() == [0, 1, 1, 1]
+    many = [(page, to) for page in range(5) for to in (True, False)]
+    ended = simulate(
+        stream(many), design_named("order0"), backing_named("hugetlb"), host, points=len(many) + 1, same_cpu=False
+    )
+    assert ended.ended == "the host runs out of memory between 7 and 8 of 10 conversions"
+
+
+def test_scattered_pages_go_first_and_are_given_back_first() -> None:
+    host = replace(HOST, free=10 * 512 + 2, blocks=10)
+    found = curves(stream([(0, True), (1, True), (2, True), (1, False), (2, False), (0, False)]), "inplace", host=host)
+    assert found["free"].tolist() == [host.free] * 7
+    found = curves(stream([(0, True), (1, True), (2, True), (1, False), (2, False), (0, False)]), "order0", host=host)
+    # of each shared page one hole stays in the guest's block; the third page begins a block of its own
+    assert found["unusable"].tolist() == [0, 1, 2, 3 + 511, 2 + 511, 1 + 511, 512 - 512]
+
+
+def test_small_folios_are_cut_from_one_block() -> None:
+    """A refilled window of 4 pages takes 4 of a block claimed for it; the rest of the block has holes then."""
+    drawn = [*((page, True) for page in range(8)), (0, False), (4, False)]
+    found = curves(stream(drawn), "thp-discard:2", "hugetlb")
+    assert found["pinned"].tolist()[-3:] == [1, 2, 2]
+    assert found["unusable"].tolist()[-3:] == [8, 8 + 508, 8 + 504]
+    assert found["fresh"].tolist()[-2:] == [1, 2]
+
+
+def test_vmemmap_pages_come_from_unmovable_blocks() -> None:
+    found = curves(stream([(5, True), (700, True), (5, False), (700, False)]), "hugetlb")
+    assert found["unusable"].tolist() == [0, 505, 498, 505, 0]
+    assert found["pinned"].tolist() == [0, 1, 1, 1, 0]
+
+
+def test_merged_block_serves_a_huge_folio_before_a_new_one() -> None:
+    whole = Stream(np.array([1, 2, 1, 2]), np.array([True, True, False, False]), PAGES, 9)
+    found = curves(whole, "thp-discard", "hugetlb")
+    assert found["reused"].tolist() == [0, 0, 0, 1, 2]
+    assert found["free"].tolist()[-1] == found["free"].tolist()[0]
+
+
+def test_shared_huge_page_of_anonymous_memory_stays_until_its_last_page_goes() -> None:
+    found = curves(stream([(0, True), (0, False), (0, True), (0, False)]), "order0", "anon-thp")
+    assert found["shared"].tolist() == [0, 512, 512, 513, 512], "the page table stays, so that a page comes back single"
+    whole = Stream(np.array([1, 1, 1]), np.array([True, False, True]), PAGES, 9)
+    assert curves(whole, "order0", "anon-thp")["shared"].tolist() == [0, 512, 0, 512]
+
+
+def test_shmem_huge_page_frees_what_is_punched() -> None:
+    found = curves(stream([(0, True), (0, False), (0, True)]), "order0", "shmem-thp")
+    assert found["shared"].tolist() == [0, 512, 511, 512]

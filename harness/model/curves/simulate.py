@@ -108,6 +108,8 @@ def simulate(
     for begin, end in pairwise(marks):
         cells, directions = touched.events[begin:end].tolist(), stream.to_shared[begin:end].tolist()
         try:
+            # what a batch frees on the shared side is there for its faults, what it takes comes out of what they left
+            shared.settle(int(min(converted[begin], converted[end])))
             _convert(cells, directions, private, shared)
             shared.settle(int(converted[end]))
         except OutOfMemory:
