@@ -18,6 +18,7 @@ from harness.model.allocator.layout import lay_out
 from harness.model.allocator.machine import HIGHUSER, KERNEL, Machine
 from harness.model.allocator.migratetype import BLOCK_PAGES, MAX_ORDER, PCPTYPES, Migratetype
 from harness.model.allocator.pcp import PcpLimits
+from harness.model.allocator.watermarks import Marks
 
 U, M, R = Migratetype.UNMOVABLE, Migratetype.MOVABLE, Migratetype.RECLAIMABLE
 CAP = PcpLimits(63, 252, 252)
@@ -41,22 +42,32 @@ WORK = st.lists(
 LIMITS = st.sampled_from([CAP, TUNED, OFF])
 
 
-def two_zones(limits: PcpLimits) -> Machine:
-    high = FrameZone("Normal", START, PAGES, cpus=2, limits=limits)
-    high.populate(START, PAGES)
-    low = FrameZone("DMA32", 512, 4096 - 512 + 77, cpus=2, limits=limits)  # begins and ends off the largest block
-    low.populate(512, 4096 - 512 + 77)
+def two_zones(limits: PcpLimits, pages: int = PAGES) -> Machine:
+    high = FrameZone("Normal", START, pages, cpus=2, limits=limits, marks=Marks(4, 8, 64))
+    high.populate(START, pages)
+    rest = pages // 2 - 512 + 77
+    low = FrameZone("DMA32", 512, rest, cpus=2, limits=limits)  # begins and ends off the largest block
+    low.populate(512, rest)
     return Machine([high, low])
 
 
 class Bench:
-    """Carries work out on a machine and remembers what is held; bursts make per-CPU lists overflow."""
+    """Carries work out on a small machine and remembers what is held; bursts make per-CPU lists overflow.
 
-    def __init__(self, limits: PcpLimits, seed: int = 1) -> None:
-        self.machine = two_zones(limits)
+    ``old``: the machine has been full before and is fragmented, so that types mix, steal and claim from each other.
+    """
+
+    def __init__(self, limits: PcpLimits, seed: int = 1, *, old: bool = False) -> None:
+        self.machine = two_zones(limits, 4096)
         self.rng = random.Random(seed)
         self.held: list[tuple[int, int]] = []
-        self.isolated: list[tuple[FrameZone, int, int]] = []
+        if old:
+            for _ in range(60):
+                self.do_alloc(self.rng.choice([0, 0, 0, 3, 9]), self.rng.choice([U, M, R]), 0)
+                for zone in self.machine.zones:
+                    zone.balance()
+            for _ in range(self.rng.choice([1, 3, 6])):
+                self.do_free(0, 0, 0)
 
     def run(self, work: Work) -> None:
         for what, order, migratetype, cpu in work:
@@ -129,10 +140,10 @@ def listed(lists: list) -> list[tuple[int, object]]:  # type: ignore[type-arg]
     return list(zip(PCP_ORDER, lists, strict=True))
 
 
-@given(work=WORK, limits=LIMITS)
-@settings(deadline=None, max_examples=60)
-def test_pages_are_conserved_and_free_lists_never_overlap(work: Work, limits: PcpLimits) -> None:
-    bench = Bench(limits)
+@given(work=WORK, limits=LIMITS, seed=st.integers(0, 99), old=st.booleans())
+@settings(deadline=None, max_examples=40)
+def test_pages_are_conserved_and_free_lists_never_overlap(work: Work, limits: PcpLimits, seed: int, old: bool) -> None:
+    bench = Bench(limits, seed, old=old)
     sizes = [zone.managed for zone in bench.machine.zones]
     bench.run(work)
     for zone, managed in zip(bench.machine.zones, sizes, strict=True):
@@ -141,23 +152,27 @@ def test_pages_are_conserved_and_free_lists_never_overlap(work: Work, limits: Pc
     assert sum(zone.allocated for zone in bench.machine.zones) == sum(1 << order for _, order in bench.held)
 
 
-@given(work=WORK, limits=LIMITS)
+@given(work=WORK, limits=LIMITS, seed=st.integers(0, 99), old=st.booleans())
 @settings(deadline=None, max_examples=40)
-def test_a_fully_freed_machine_merges_back(work: Work, limits: PcpLimits) -> None:
-    bench = Bench(limits)
-    before = [sorted(zone.order_of.items()) for zone in bench.machine.zones]
+def test_a_fully_freed_machine_merges_back(work: Work, limits: PcpLimits, seed: int, old: bool) -> None:
+    before = [sorted(zone.order_of.items()) for zone in Bench(limits).machine.zones]
+    bench = Bench(limits, seed, old=old)
     bench.run(work)
     bench.free_all()
     assert [sorted(zone.order_of.items()) for zone in bench.machine.zones] == before
 
 
-@given(work=WORK, limits=LIMITS)
-@settings(deadline=None, max_examples=60)
-def test_every_change_of_a_pageblock_has_its_event_or_its_merge(work: Work, limits: PcpLimits) -> None:
-    bench = Bench(limits)
-    before = bench.machine.block_counts()
+@given(work=WORK, limits=LIMITS, seed=st.integers(0, 99), old=st.booleans())
+@settings(deadline=None, max_examples=40)
+def test_every_change_of_a_pageblock_has_its_event_or_its_merge(
+    work: Work, limits: PcpLimits, seed: int, old: bool
+) -> None:
+    before = Bench(limits).machine.block_counts()
+    bench = Bench(limits, seed, old=old)
     bench.run(work)
+    bench.free_all()
     for zone in bench.machine.zones:
+        check_lists(zone)
         assert blocks_moved(zone.events) == sum(zone.retyped_by(Cause.CLAIM).values())
     change = Counter(dict(enumerate(before)))
     for zone in bench.machine.zones:
@@ -168,9 +183,9 @@ def test_every_change_of_a_pageblock_has_its_event_or_its_merge(work: Work, limi
 
 
 @given(work=WORK, limits=LIMITS)
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=5)
 def test_the_same_work_gives_the_same_frames(work: Work, limits: PcpLimits) -> None:
-    first, second = Bench(limits), Bench(limits)
+    first, second = Bench(limits, old=True), Bench(limits, old=True)
     first.run(work)
     second.run(work)
     assert first.held == second.held
@@ -206,6 +221,20 @@ def test_splitting_then_freeing_all_equals_freeing_whole(order: int, limits: Pcp
     split.drain()
     assert [z.order_of for z in whole.zones] == [z.order_of for z in split.zones]
     assert whole.block_counts() == split.block_counts()
+
+
+def test_an_old_machine_has_seen_every_kind_of_fallback_and_merge() -> None:
+    """The properties above would prove little on machines where nothing ever mixes."""
+    seen: Counter[str] = Counter()
+    for seed in range(6):
+        bench = Bench(CAP, seed, old=True)
+        bench.run([("free", 0, 0, 0), ("alloc", 9, M, 0), ("alloc", 0, U, 1), ("free", 0, 0, 1)] * 3)
+        bench.free_all()
+        for zone in bench.machine.zones:
+            seen.update(cause.name for cause, _, _ in zone.retyped.elements())
+            for event in zone.events:
+                seen["whole" if not event.fragmenting else "part" if event.change_ownership else "steal"] += 1
+    assert min(seen[kind] for kind in ("CLAIM", "MERGE", "whole", "part", "steal")) >= 5, seen
 
 
 COUNTS = st.lists(st.integers(0, 6), min_size=9, max_size=9)
