@@ -87,7 +87,7 @@ def model_command(
     )  # fmt: skip
     found = _predictions(asked)
     if explain is not None or step is not None:
-        _explain(found, explain, step, whatif)
+        _explain(found, explain, step, whatif, as_json)
         return
     _answer(asked, found, out, as_json)
 
@@ -125,14 +125,16 @@ def _predictions(asked: Asked) -> list[Predicted]:
     return [predicted(steps, name, asked.backing, values) for name in asked.designs]
 
 
-def _explain(found: Sequence[Predicted], counter: str | None, step: int | None, whatif: WhatIf) -> None:
+def _explain(found: Sequence[Predicted], counter: str | None, step: int | None, whatif: WhatIf, as_json: bool) -> None:
     if counter is None or step is None:
         raise UsageError("--explain COUNTER and --step N belong together")
     if not found:
         raise UsageError(f"scenario {whatif.name!r} is a stream of conversions: --explain needs one of steps")
-    for lines in [explanation(design, counter, step) for design in found]:
-        for line in lines:
-            print(line)
+    said = {design.design: explanation(design, counter, step) for design in found}
+    if as_json:
+        print(json.dumps({"counter": counter, "explanations": said, "scenario": whatif.name, "step": step}))
+    else:
+        print("\n\n".join(said.values()))
 
 
 def _host(asked: Asked, variant: Variant) -> HostMemory:

@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from harness.errors import UsageError
 from harness.model.curves.designs import design_named as curve_design
 from harness.model.designs import backing_named, design_named
+from harness.model.explain import explain
 from harness.model.facts import HostFacts
 from harness.model.predict import predict
-from harness.model.prediction import StepPrediction
-from harness.report.model_terms import Predicted, bounds
+from harness.report.model_terms import Predicted
 from harness.scenario.scenario import Scenario
 
 SYNTHETIC_START: Mapping[str, int] = {
@@ -40,30 +39,11 @@ def predicted(scenario: Scenario, design: str, backing: str, sample: Mapping[str
     return Predicted(design, tuple(steps))
 
 
-def explanation(found: Predicted, counter: str, index: int) -> list[str]:
-    """The chain of reasons of one counter in one step, as lines; raises UsageError for what is not there."""
+def explanation(found: Predicted, counter: str, index: int) -> str:
+    """Why a counter moves in a step, as lines; raises UsageError for what is not there."""
     if found.missing:
-        raise UsageError(found.missing)
-    if not 0 <= index < len(found.steps):
-        raise UsageError(f"--step {index}: the scenario has steps 0 to {len(found.steps) - 1}")
-    step = found.steps[index]
-    head = f"step {index} ({step.step.text()}), design {found.design}"
-    if counter in step.unpredicted:
-        return [f"{counter}, {head}: not predicted", f"  {step.unpredicted[counter]}"]
-    if counter not in step.predictions:
-        raise UsageError(f"no rule speaks of counter {counter!r} in step {index}: {_near(counter, step)}")
-    prediction = step.predictions[counter]
-    lines = [f"{counter}, {head}: {bounds(prediction)}"]
-    for reason in prediction.reasons:
-        share = "" if reason.pages is None else f"{reason.pages:+d}  "
-        lines.append(f"  {share}{reason}")
-    return lines
-
-
-def _near(counter: str, step: StepPrediction) -> str:
-    known: Iterable[str] = [*step.predictions, *step.unpredicted]
-    near = difflib.get_close_matches(counter, list(known), n=1)
-    return f"did you mean {near[0]!r}?" if near else f"it speaks of {', '.join(sorted(known)[:12])}, ..."
+        return f"design {found.design}: no prediction: {found.missing}"
+    return f"design {found.design}\n{explain(found.steps, counter, index)}"
 
 
 def plain(found: Predicted) -> dict[str, object]:

@@ -93,8 +93,13 @@ def test_folio_order_by_name(ask: Ask) -> None:
 
 def test_explain(ask: Ask) -> None:
     said = ask("partial-free", "--explain", "nr_unevictable", "--step", "2", "--design", "order0")
-    assert "nr_unevictable, step 2 (convert g0.r0[7:8] to shared), design order0: -1" in said
+    assert "step 2 (convert g0.r0[7:8] to shared): nr_unevictable -1" in said
     assert "punch: 1 present private page of g0.r0[7:8] leaves the page cache" in said
+    both = ask("partial-free", "--explain", "nr_unevictable", "--step", "2", "--compare", "order0,inplace")
+    assert both.count("nr_unevictable") >= 2
+    assert "design inplace\n" in both
+    plain = answer(ask, "partial-free", "--explain", "F", "--step", "1", "--compare", "order0,inplace")
+    assert set(plain["explanations"]) == {"order0", "inplace"}
 
 
 def test_list(ask: Ask) -> None:
@@ -184,7 +189,7 @@ BAD = {
     "order word": (("--design", "thp-discard:big"), "after the colon comes the order"),
     "seed": (("--seed", "-1"), "not in the range"),
     "step alone": (("--step", "1"), "--explain COUNTER and --step N belong together"),
-    "step outside": (("--explain", "F", "--step", "99"), "the scenario has steps 0 to"),
+    "step outside": (("--explain", "F", "--step", "99"), "it has steps 0 to"),
     "counter": (("--explain", "nr_unevictible", "--step", "1"), "did you mean 'nr_unevictable'?"),
     "explain a stream": (("random-4k", "--explain", "F", "--step", "1"), "is a stream of conversions"),
     "no file": (("nothing.yaml",), "nothing.yaml cannot be read: No such file"),

@@ -98,8 +98,8 @@ class HugeFaults:
         fresh = not self._held[window] if self._frees else not self._table[window]
         self._table[window] = 1
         if fresh and self._memory.take_block():
-            for cell in self._members(window):
-                self._present[cell] = self._in_folio[cell] = 1
+            for member in self._members(window):
+                self._present[member] = self._in_folio[member] = 1
             self._mapped[window] = self._held[window] = WINDOW_PAGES
             self.pages += WINDOW_PAGES
             return
