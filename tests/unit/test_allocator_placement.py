@@ -79,6 +79,16 @@ def test_after_a_drain_few_other_free_pages_make_reuse_certain() -> None:
     assert (answer.low, answer.high) == (90, 100)
 
 
+def test_what_a_claim_left_over_may_serve_the_second_time() -> None:
+    steps = [CpuStep(ALLOC, 0, 10), CpuStep(FREE, 0, 3000), CpuStep(DRAIN, 0), CpuStep(ALLOC, 1, 3000)]
+    assert [(a.low, a.high) for a in reuse(steps, CAP, spare=7)] == [(0, 0), (3000 - 7 - 1024 - 2 * 189, 3000)]
+
+
+def test_pages_that_wait_elsewhere_do_not_count_as_sure() -> None:
+    steps = [CpuStep(FREE, 0, 100), CpuStep(DRAIN, 0), CpuStep(FREE, 1, 40), CpuStep(ALLOC, 0, 140)]
+    assert [(a.low, a.high) for a in reuse(steps, CAP, spare=0)] == [(100, 100)]
+
+
 def test_pages_of_other_lists_take_room() -> None:
     steps = [CpuStep(FREE, 0, 100), CpuStep(ALLOC, 0, 100)]
     assert reuse(steps, CAP, {0: 151})[0].low == 100

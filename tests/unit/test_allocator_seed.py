@@ -138,6 +138,40 @@ class TestNumbers:
         old = "".join(line for line in ZONEINFO.splitlines(keepends=True) if "high_m" not in line)
         assert count_zones(RAW | {"zoneinfo": old})[0].limits == CAP
 
+    def test_every_number_after_a_demand_and_a_free(self) -> None:
+        """By hand: 8,486 Unmovable pages listed, 499 of unknown type on per-CPU lists, refills of up to 188 more."""
+        normal, _ = count_zones(RAW)
+        served = normal.alloc(8800, U)
+        assert served is not None
+        assert (served.claimed.low, served.claimed.high) == (0, 2)
+        zone = served.zone
+        assert (zone.hidden, zone.hideable) == (504, 504)
+        free, blocks, whole = zone.free_pages(U), zone.blocks(U), zone.rows[U].whole
+        assert (free.low, free.high) == (0, 8486 + 499 - 8800 + 1024)
+        assert (blocks.low, blocks.high) == (24, 26)
+        assert whole == (0, free.high)
+        assert (zone.blocks(M).low, zone.blocks(M).high) == (484, 486)
+        assert (zone.free_pages(R).low, zone.blocks(R).low) == (576, 2)
+        freed = zone.free(600, U)
+        pages = freed.free_pages(U)
+        assert (pages.low, pages.high) == (0, 1209 + 600 + 3 * 512)
+        assert freed.hidden == 504
+        drained = freed.drain()
+        assert drained.hidden == 0
+        assert drained.listed(U).low == drained.free_pages(U).low
+
+    def test_a_small_demand_leaves_whole_blocks_alone(self) -> None:
+        normal, _ = count_zones(RAW)
+        served = normal.alloc(100, U)
+        assert served is not None
+        assert (served.claimed.low, served.claimed.high) == (0, 0)
+        assert served.zone.rows[U].whole == (6656, 6656)
+        assert served.zone.rows[M] == normal.rows[M]
+        more = normal.alloc(1500, U)
+        assert more is not None
+        assert more.zone.rows[U].whole == (6656 - 512, 6656)
+        assert more.zone.rows[U].largest == (6144 - 1024, 6144)
+
     def test_the_size_of_the_machine_costs_nothing(self) -> None:
         """2 MiB there and back, 200 times: about 20 ms, whatever the zone."""
         begin = time.perf_counter()

@@ -196,7 +196,94 @@ class TestFallback:
         assert {event.fallback_migratetype for event in stolen} == {U}
 
 
+class TestCma:
+    """CMA pageblocks serve Movable demand only, and first when they hold more than half of what is free."""
+
+    @staticmethod
+    def with_cma(blocks: int, pages: int = 4096) -> FrameZone:
+        made = FrameZone("DMA32", 0, pages)
+        made.set_types(0, blocks, Migratetype.CMA)
+        made.populate(0, pages)
+        return made
+
+    def test_the_larger_half_of_the_free_memory_serves_movable_pages(self) -> None:
+        made = self.with_cma(6)
+        assert take(Machine([made]), 1, M)[0] < 6 * 512
+        assert made.events == []
+
+    def test_the_smaller_half_waits_until_it_is_the_larger(self) -> None:
+        made = self.with_cma(2)
+        pages = take(Machine([made]), 2050, M)
+        assert all(pfn >= 1024 for pfn in pages[:2049])
+        assert pages[-1] < 1024
+        assert made.events == []
+
+    def test_a_refill_stays_with_cma_once_it_came_to_it(self) -> None:
+        made = FrameZone("DMA32", 0, 1024, limits=CAP)
+        made.set_types(0, 1, Migratetype.CMA)
+        made.set_types(512, 1, U)
+        made.populate(0, 1024)
+        machine = Machine([made])
+        assert take(machine, 300, M)[-1] < 512
+        assert made.events == []
+
+    def test_unmovable_pages_never_get_it(self) -> None:
+        made = self.with_cma(2, 1024)
+        machine = Machine([made])
+        assert machine.alloc(0, U, 0) is None
+        assert machine.alloc(0, M, 0) is not None
+
+    def test_a_freed_page_of_it_goes_to_the_movable_list(self) -> None:
+        made = FrameZone("DMA32", 0, 1024, limits=CAP)
+        made.set_types(0, 2, Migratetype.CMA)
+        made.populate(0, 1024)
+        machine = Machine([made])
+        page = take(machine, 1, M)[0]
+        machine.drain()
+        machine.free(page, 0, 0)
+        assert list(made.pcps[0].lists[pcp_index(M, 0)]) == [page]
+        machine.drain()
+        assert made.free_by_type[Migratetype.CMA] == 1024
+
+    def test_isolated_pages_go_past_the_per_cpu_lists(self) -> None:
+        made = FrameZone("DMA32", 0, 1024, limits=CAP)
+        made.populate(0, 1024)
+        machine = Machine([made])
+        machine.alloc(9, M, 0)
+        machine.drain()
+        made.set_types(0, 1, Migratetype.ISOLATE)
+        machine.free(7, 0, 0)
+        assert made.pcp_pages == 0
+        assert list(made.in_order(0, Migratetype.ISOLATE)) == [7]
+
+
 class TestWatermarks:
+    def test_an_unboosted_zone_wakes_nobody(self) -> None:
+        machine = Machine([zone()])
+        take(machine, 10)
+        assert machine.kswapd_wakes == 0
+        assert not machine.zones[0].below_high
+
+    def test_the_high_mark_is_forgotten_when_enough_came_free(self) -> None:
+        made = FrameZone("Normal", START, 1024, marks=Marks(10, 20, 600))
+        made.populate(START, 1024)
+        machine = Machine([made])
+        pages = take(machine, 500)
+        assert made.below_high
+        for pfn in pages[:400]:
+            machine.free(pfn, 0, 0)
+        assert not made.below_high
+
+    def test_a_high_order_needs_a_block_besides_the_pages(self) -> None:
+        made = zone(512)
+        machine = Machine([made])
+        pages = take(machine, 512, M)
+        for pfn in pages[::2]:
+            machine.free(pfn, 0, 0)
+        assert not made.watermark_ok(1, 0, 2)
+        assert made.watermark_ok(0, 255, 2)
+        assert not made.watermark_ok(0, 256, 2)
+
     def test_below_the_low_mark_the_next_zone_serves(self) -> None:
         high = FrameZone("Normal", START, 1024, marks=Marks(100, 200, 1024))
         high.populate(START, 1024)
@@ -254,6 +341,44 @@ class TestPerCpuLists:
         pcp = PerCpuPages(limits)
         assert [pcp.refill(0, False) for _ in range(7)] == [63, 126, 252, 504, 1008, 2016, 2016]
         assert limits.largest_refill == 2016
+
+    def test_a_tuned_limit_grows_with_refills_and_frees(self) -> None:
+        limits = PcpLimits(15, 60, 400)
+        pcp = PerCpuPages(limits)
+        pcp.refill(0, False)
+        assert pcp.high == 75
+        pcp.refill(0, True)
+        assert pcp.high == 75
+        pcp = PerCpuPages(limits)
+        given = [pcp.put(0, pfn, 0, below_high=False, reclaim=False) for pfn in range(61)]
+        assert given == [0] * 59 + [45, 0]
+        assert pcp.high == 60 + 15
+
+    def test_below_the_high_mark_a_tuned_limit_shrinks(self) -> None:
+        pcp = PerCpuPages(PcpLimits(15, 60, 400), high=400)
+        assert pcp.put(0, 0, 0, below_high=True, reclaim=False) == 0
+        assert pcp.high == 400 - 15
+
+    def test_under_reclaim_no_more_than_four_batches_stay(self) -> None:
+        pcp = PerCpuPages(PcpLimits(15, 60, 400), high=400)
+        given = [pcp.put(0, pfn, 0, below_high=False, reclaim=True) for pfn in range(60)]
+        assert given[:59] == [0] * 59
+        assert given[59] == 45
+
+    def test_a_decay_takes_an_eighth_of_the_limit(self) -> None:
+        pcp = PerCpuPages(PcpLimits(15, 60, 4000), high=800, count=750)
+        assert pcp.decay() == 50
+        assert pcp.high == 700
+        pcp = PerCpuPages(PcpLimits(15, 60, 4000), high=800, count=100)
+        assert pcp.decay() == 0
+        assert pcp.high == 700
+
+    def test_many_large_pages_in_a_row_do_not_stay(self) -> None:
+        pcp = PerCpuPages(PcpLimits(15, 60, 4000), high=4000)
+        given = [pcp.put(pcp_index(U, 1), 2 * n, 1, below_high=False, reclaim=False) for n in range(24)]
+        assert given == [0] * 23 + [48]
+        kept = PerCpuPages(PcpLimits(15, 60, 4000), high=4000, keep_batch=True)
+        assert kept.put(pcp_index(U, 1), 0, 1, below_high=False, reclaim=False) == 0
 
     def test_a_free_halves_the_next_refill(self) -> None:
         pcp = PerCpuPages(CAP, alloc_factor=2)

@@ -179,10 +179,10 @@ class CountZone:
         rows[migratetype] = self._drawn(row, pages, claimed, spare)
         first, second = others
         for other, spared in ((first, second), (second, first)):
-            # The lists of the type asked first are emptied first, but only in order 10: the least each loses is what
-            # the other cannot give.
+            # Order-10 blocks only: none loses more than it has, nor less than the other type cannot give.
             least = max(0, claimed.low * BLOCK_PAGES - self.rows[spared].largest[1])
-            rows[other] = _lost(self.rows[other], (least, claimed.high * BLOCK_PAGES))
+            most = min(claimed.high * BLOCK_PAGES, self.rows[other].largest[1])
+            rows[other] = _lost(self.rows[other], (least, most))
         hidden = min(self.hidden + spare, self.hideable)
         return Served(replace(self, rows=rows, hidden=hidden), claimed)
 
