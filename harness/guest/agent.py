@@ -17,6 +17,9 @@ from harness.host.frames import FrameChannel, Reply
 
 CHUNK_PAGES = 512
 PAGE_SIZE = 4096
+CALLS_AT_ONCE = 128
+"""Hypercalls that one request may ask for: its answer lists them, and one of more than 8 KiB would make the emulated
+host allocate pages for it (a buffer of virtio-serial beyond the largest slab cache)."""
 
 
 class GuestError(InfraError):

@@ -177,10 +177,14 @@ class ProbeClient:
         """``mode`` "alloc" or "punch" on a range (bytes) of a watched guest_memfd; ProbeError.code names the errno."""
         self._ask(f"fallocate pid={pid} mode={mode} off={offset} len={length}", timeout)
 
-    def place(self, pid: int, cpu: int, timeout: float = SETTLE) -> int:
-        """Every thread of a watched process on host CPU ``cpu`` from now on, and what :meth:`fallocate` does to its
-        memory; how many threads.  ProbeError.code is EINVAL for a CPU that is not there."""
-        return _Numbers("place", self._ask(f"place pid={pid} cpu={cpu}", timeout).fields)["threads"]
+    def place(self, pid: int, cpu: int | None, timeout: float = SETTLE) -> int:
+        """Every thread of a watched process, or of the probe itself, on host CPU ``cpu`` from now on; None: anywhere.
+
+        With a watched process also what :meth:`fallocate` does to its memory.  Returns how many threads.
+        ProbeError.code is EINVAL for a CPU that is not there.
+        """
+        where = "any" if cpu is None else str(cpu)
+        return _Numbers("place", self._ask(f"place pid={pid} cpu={where}", timeout).fields)["threads"]
 
     def anon_present(self, pid: int, address: int, length: int, timeout: float = QUICK) -> Present:
         """Pages that the page tables of ``pid`` have in a range (bytes) of its virtual memory."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from harness.errors import InfraError, UsageError
-from harness.guest.agent import CHUNK_PAGES, PAGE_SIZE, GuestAgent
+from harness.guest.agent import CALLS_AT_ONCE, CHUNK_PAGES, PAGE_SIZE, GuestAgent
 from harness.guest.conversions import Conversion
 from harness.host.emulated.testbed import Testbed
 from harness.host.frames import RemoteError
@@ -113,20 +113,23 @@ def _touch(walker: Walker, step: Touch, prediction: StepPrediction) -> Done:
 
 def _convert(walker: Walker, step: Convert, prediction: StepPrediction) -> Done:
     agent, region = walker.agent(step.range.region)
-    try:
-        calls = agent.convert(
-            region,
-            step.range.start,
-            step.range.count,
-            private=step.to is Side.PRIVATE,
-            by=step.by,
-            timeout=walker.deadline,
-        )
-    except RemoteError as error:
-        if error.code != "hypercall":
-            raise
-        return Done(problems=(f"conversion refused: {error.text}; step: {step.text()}",))
-    return Done(asked=tuple(calls))
+    made: list[Conversion] = []
+    for part in batched_calls(step):
+        private = step.to is Side.PRIVATE
+        try:
+            made += agent.convert(region, part.start, part.count, private=private, by=step.by, timeout=walker.deadline)
+        except RemoteError as error:
+            if error.code != "hypercall":
+                raise
+            return Done(problems=(f"conversion refused: {error.text}; step: {step.text()}",))
+    return Done(asked=tuple(made))
+
+
+def batched_calls(step: Convert) -> list[PageRange]:
+    """The step's range in parts of at most ``CALLS_AT_ONCE`` hypercalls, each cut as the whole would be."""
+    calls = step.calls()
+    parts = [calls[first : first + CALLS_AT_ONCE] for first in range(0, len(calls), CALLS_AT_ONCE)]
+    return [PageRange(part[0].region, part[0].start, part[-1].end - part[0].start) for part in parts]
 
 
 def _check(walker: Walker, step: Check, prediction: StepPrediction) -> Done:

@@ -137,6 +137,17 @@ class TestPlacement:
                 assert bench.probe.cachestat(holder.pid, 0, SIZE) == PAGES
                 bench.probe.fallocate(holder.pid, "punch", 0, SIZE)
             assert affinity(bench.process.pid) == here, "the probe itself runs anywhere again"
+            bench.probe.place(holder.pid, None)
+            assert affinity(holder.pid) == here
+
+    def test_the_probe_itself(self, bench: Bench) -> None:
+        own = bench.probe.hello().pid
+        here = affinity(own)
+        cpu = max(os.sched_getaffinity(0))
+        assert bench.probe.place(own, cpu) == 1
+        assert affinity(own) == {str(cpu)}
+        assert bench.probe.place(own, None) == 1
+        assert affinity(own) == here
 
     def test_a_cpu_that_is_not_there(self, bench: Bench) -> None:
         with holding("memfd", SIZE) as holder:

@@ -15,6 +15,7 @@ import pytest
 
 from harness.counters.sample import Sample
 from harness.errors import CrashError, GmemError, InfraError, NoBootError, UsageError
+from harness.guest.agent import CALLS_AT_ONCE
 from harness.guest.launch import SNP_STAND_IN, SW_PROTECTED_DIRECT, LaunchRecord
 from harness.host.emulated import state as shapes  # by its module: its classes begin with Test
 from harness.host.emulated import testbed as testbeds
@@ -29,7 +30,7 @@ from harness.run.outcome import FOREIGN, outcome, rejected_window, verdict_of_er
 from harness.run.result import CaseResult, Finding, StepResult
 from harness.run.runner import CaseName, run_scenario
 from harness.run.verdict import Verdict
-from harness.run.walk import check_supported
+from harness.run.walk import batched_calls, check_supported
 from harness.scenario.scenario import Scenario
 from harness.scenario.steps import (
     Compact,
@@ -338,6 +339,14 @@ class TestHostSteps:
     def test_what_the_probe_is_asked(self, bench: Bench, step: Step, done: str) -> None:
         assert bench.run({}, steps=[step]).verdict is Verdict.PASS
         assert done in bench.probe.log
+
+    def test_a_step_of_many_hypercalls_is_asked_for_in_parts_that_make_the_same_calls(self) -> None:
+        for start, count, by in ((0, 4096, 1), (5, 1000, 3), (511, 2, 512), (0, 512, 512), (100, 900, 7)):
+            whole = Convert(PageRange("g0.r0", start, count), Side.PRIVATE, by)
+            parts = batched_calls(whole)
+            made = [Convert(part, Side.PRIVATE, by).calls() for part in parts]
+            assert tuple(call for calls in made for call in calls) == whole.calls()
+            assert max(map(len, made)) <= CALLS_AT_ONCE
 
     def test_a_guest_without_a_vcpu_thread_was_not_placed(self, bench: Bench) -> None:
         bench.probe.threads = 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import InfraError, NoBootError
-from harness.guest.agent import CHUNK_PAGES, PAGE_SIZE, GuestAgent
+from harness.guest.agent import CALLS_AT_ONCE, CHUNK_PAGES, PAGE_SIZE, GuestAgent
 from harness.guest.console import read_console
 from harness.guest.conversions import EVENT
 from harness.guest.launch import GuestSpec, guest_command
@@ -29,6 +29,8 @@ GUEST_SECONDS = 60.0
 """Deadline for a guest's boot under nested emulation; it takes 4 s on an idle machine."""
 _CYCLE_SECONDS = 30.0
 """Deadline for one pass over a region; 4096 pages take 0.3 s."""
+_ANSWERS = (1, 2, 4, 8, 16, 32, 64, CALLS_AT_ONCE)
+"""Conversions asked for at once: each more than doubles the size of the answer, so that no cache in between is left."""
 _CPUID_ENCRYPTED_MEMORY = 0x8000001F
 _PCP_FRACTION = 1000000
 """percpu_pagelist_high_fraction that caps the per-CPU page lists at their minimum (KERNEL_FACTS: 4 batches)."""
@@ -207,11 +209,32 @@ def _prepare_guest(spec: TestbedSpec, guest: GuestSpec, pid: int, channels: Chan
         if guest.launch.traces_conversions:
             monitor.execute("trace-event-set-state", {"name": EVENT, "enable": True})
     agent.alloc(0, spec.chunks)
+    _warm_cpus(spec, pid, agent, channels.probe)
     chunks = agent.where(0, chunks=spec.chunks, memory_bytes=guest.memory_bytes)
     agent.warm(_CYCLE_SECONDS)
     _cycle(agent, spec.chunks * CHUNK_PAGES)
     left = _leftover(channels.probe, pid, chunks)
     return GuestState(name=guest.name, pid=pid, chunks=chunks, leftover=left)
+
+
+def _warm_cpus(spec: TestbedSpec, pid: int, agent: GuestAgent, probe: ProbeClient) -> None:
+    """Make the requests of a run on each CPU once, with answers of every size, so that its caches have what they take.
+
+    Each write to a port of the host takes a buffer of the cache of its size (virtio_console.c:alloc_buf) and gives it
+    back; where a CPU has none of that size yet, it takes a slab for it, in the middle of what is being observed.  QEMU
+    writes a line for each conversion that it traces, the guest's agent and the probe write their answers.
+    """
+    own = probe.hello().pid
+    for cpu in range(spec.machine.cpus):
+        probe.place(own, cpu)
+        probe.place(pid, cpu)
+        for calls in _ANSWERS:
+            agent.convert(0, 0, calls, private=True, by=1, timeout=_CYCLE_SECONDS)
+            agent.convert(0, 0, calls, private=False, by=1, timeout=_CYCLE_SECONDS)
+            probe.settle()
+            probe.sample(0)
+    for process in (own, pid):
+        probe.place(process, None)
 
 
 def _cycle(agent: GuestAgent, pages: int) -> None:
