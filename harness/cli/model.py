@@ -122,7 +122,12 @@ def _predictions(asked: Asked) -> list[Predicted]:
     if steps is None:
         return []
     values = None if asked.sample is None else asked.sample.values
-    return [predicted(steps, name, asked.backing, values) for name in asked.designs]
+    backings = [name or asked.backing for name in asked.what.backings]
+    return [
+        predicted(steps, name, backing, values, f"{name}, {backing}" if len(backings) > 1 else name)
+        for name in asked.designs
+        for backing in backings
+    ]
 
 
 def _explain(found: Sequence[Predicted], counter: str | None, step: int | None, whatif: WhatIf, as_json: bool) -> None:
@@ -130,7 +135,7 @@ def _explain(found: Sequence[Predicted], counter: str | None, step: int | None, 
         raise UsageError("--explain COUNTER and --step N belong together")
     if not found:
         raise UsageError(f"scenario {whatif.name!r} is a stream of conversions: --explain needs one of steps")
-    said = {design.design: explanation(design, counter, step) for design in found}
+    said = {design.label: explanation(design, counter, step) for design in found}
     if as_json:
         print(json.dumps({"counter": counter, "explanations": said, "scenario": whatif.name, "step": step}))
     else:

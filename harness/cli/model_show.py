@@ -63,7 +63,7 @@ def print_predictions(out: Console, found: Sequence[Predicted]) -> None:
     """What surely moves in each step, a column per design; all bounds and their reasons are on the page."""
     for design in found:
         if design.missing:
-            out.print(Text(f"\nno prediction for {design.design}: {design.missing}", style="yellow"))
+            out.print(Text(f"\nno prediction for {design.label}: {design.missing}", style="yellow"))
     known = [design for design in found if not design.missing]
     if not known:
         return
@@ -71,7 +71,7 @@ def print_predictions(out: Console, found: Sequence[Predicted]) -> None:
     table.add_column("STEP", overflow="fold")
     table.add_column("COUNTER", no_wrap=True)
     for design in known:
-        table.add_column(design.design, justify="right", no_wrap=True)
+        table.add_column(design.label, justify="right", no_wrap=True)
     for steps in zip(*(design.steps for design in known), strict=True):
         name = f"{steps[0].index} {steps[0].step.text()}"
         for counter in _surely(steps) or [""]:

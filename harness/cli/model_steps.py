@@ -21,7 +21,9 @@ SYNTHETIC_START: Mapping[str, int] = {
 """First sample of a made-up host: plenty of free order-10 blocks, all Movable; names of counters are what matters."""
 
 
-def predicted(scenario: Scenario, design: str, backing: str, sample: Mapping[str, int] | None) -> Predicted:
+def predicted(
+    scenario: Scenario, design: str, backing: str, sample: Mapping[str, int] | None, label: str = ""
+) -> Predicted:
     """The prediction for ``design``, seeded from a sample's counters or a synthetic start."""
     scenario.check()
     record = curve_design(design)
@@ -35,15 +37,15 @@ def predicted(scenario: Scenario, design: str, backing: str, sample: Mapping[str
         rules = design_named(record.steps or record.name, order)
         steps = predict(scenario, rules, start, facts, backing=backing_named(backing))
     except UsageError as error:
-        return Predicted(design, missing=str(error))
-    return Predicted(design, tuple(steps))
+        return Predicted(label or design, missing=str(error))
+    return Predicted(label or design, tuple(steps))
 
 
 def explanation(found: Predicted, counter: str, index: int) -> str:
     """Why a counter moves in a step, as lines; raises UsageError for what is not there."""
     if found.missing:
-        return f"design {found.design}: no prediction: {found.missing}"
-    return f"design {found.design}\n{explain(found.steps, counter, index)}"
+        return f"design {found.label}: no prediction: {found.missing}"
+    return f"design {found.label}\n{explain(found.steps, counter, index)}"
 
 
 def plain(found: Predicted) -> dict[str, object]:
@@ -60,4 +62,4 @@ def plain(found: Predicted) -> dict[str, object]:
         }
         for step in found.steps
     ]
-    return {"design": found.design, "missing": found.missing, "steps": steps}
+    return {"label": found.label, "missing": found.missing, "steps": steps}

@@ -60,7 +60,8 @@ PLOTS: Final = (
 class Predicted:
     """What one design does in the steps of a scenario; ``missing`` says why there is no prediction."""
 
-    design: str
+    label: str
+    """The design, and its backing where several are compared."""
     steps: tuple[StepPrediction, ...] = ()
     missing: str = ""
 

@@ -257,3 +257,19 @@ def test_shared_huge_page_of_anonymous_memory_stays_until_its_last_page_goes() -
 def test_shmem_huge_page_frees_what_is_punched() -> None:
     found = curves(stream([(0, True), (0, False), (0, True)]), "order0", "shmem-thp")
     assert found["shared"].tolist() == [0, 512, 511, 512]
+
+
+def test_block_that_folios_were_cut_from_goes_as_a_whole() -> None:
+    """Cut, freed again altogether, then taken by the shared side: nothing may be cut from it any more."""
+    window = [(page, True) for page in range(4)]
+    others = [(512 + 2 * step, True) for step in range(511)]
+    drawn = [*window, (0, False), *window, *others, (0, False)]
+    host = replace(HOST, free=2 * 512, blocks=2)
+    found = curves(stream(drawn), "thp-discard:2", "memfd-4k", host)
+    held = found["free"] + found["extra"]
+    assert held.tolist() == [1024] * len(held)
+    assert [found["pinned"][at] for at in (4, 5, 9)] == [1, 2, 1], (
+        "cut from a new block, and given back: that block is free again"
+    )
+    assert found["shared"].tolist()[-2:] == [515, 514]
+    assert found["fresh"].tolist()[-1] == 1, "the window is refilled by single pages, of frames freed before"

@@ -140,6 +140,77 @@ def test_what_a_sample_lacks_is_said() -> None:
         HostMemory("x", free=10, blocks=1, huge_for_guest=0)
 
 
+def test_neighbouring_regions_do_not_overlap() -> None:
+    cells = StreamSpec("random", regions=("512:1024", "0:512")).draw(PAGES, 50000, seed=1).cells
+    assert set(cells.tolist()) == set(range(1024))
+
+
+def test_what_a_stream_is_unless_said_otherwise() -> None:
+    assert StreamSpec() == StreamSpec("random", cell_order=0, live=1024, run=1, stride=512, regions=())
+
+
+def test_sample_whose_texts_are_a_moment_apart() -> None:
+    """A block more than the free pages allow is no reason to give up."""
+    host = HostMemory.from_sample({"F": 1100, "free_order/9": 3}, "x", 512, pcp_pages=1)
+    assert (host.free, host.blocks, host.huge_for_guest) == (588, 1, 1)
+
+
+GIVEN = "convert g0.r0[0:512] to private; populate g0.r0[0:512]"
+OUT = "convert g0.r0[7:8] to shared; write g0.r0[7:8]"
+BACK = "convert g0.r0[7:8] to private; write g0.r0[7:8]"
+STEPS = {
+    "partial-free": f"{GIVEN}; {OUT}",
+    "reconversion": f"{GIVEN}; {OUT}; {BACK}",
+    "inplace-quiet": f"{GIVEN}; {OUT}; {BACK}",
+    "mapping-levels": f"{GIVEN}; {OUT}; {BACK}; write g0.r0[0:512]",
+    "failed-split": f"{GIVEN}; pin g0.r0[9:10]; convert g0.r0[7:8] to shared; unpin g0.r0[9:10];"
+    " convert g0.r0[7:8] to shared",
+    "shared-thp": "convert g0.r0[0:512] to private; convert g0.r0[0:512] to shared; populate g0.r0[0:512];"
+    f" {BACK}; pin g0.r0[500:501]; convert g0.r0[300:301] to private; unpin g0.r0[500:501]",
+    "whole-window": f"{GIVEN}; {OUT}; {BACK}; convert g0.r0[0:512] to shared; {GIVEN}",
+    "truncate-2m": f"{GIVEN}; {OUT}; convert g0.r0[0:512] to shared",
+    "shared-backings": f"{GIVEN}; {OUT}",
+    "repeated-partial": f"{GIVEN}; {OUT}; {BACK}; convert g0.r0[300:301] to shared;"
+    " convert g0.r0[300:301] to private; write g0.r0[0:512]",
+}
+STREAMS = {
+    "partial-free": StreamSpec("share"),
+    "reconversion": StreamSpec("reuse", live=4096),
+    "inplace-quiet": StreamSpec("random"),
+    "mapping-levels": StreamSpec("bounce", live=256),
+    "shared-thp": StreamSpec("bounce", live=4096),
+    "whole-window": StreamSpec("random", cell_order=9),
+    "truncate-2m": StreamSpec("random"),
+    "orders": StreamSpec("random"),
+    "shared-backings": StreamSpec("bounce", live=65536),
+    "pressure": StreamSpec("random"),
+    "repeated-partial": StreamSpec("bounce", live=1024),
+    "random-4k": StreamSpec("random"),
+    "strided": StreamSpec("strided", stride=512),
+    "bursts": StreamSpec("bounce", live=4096, run=64),
+    "whole-2m": StreamSpec("random", cell_order=9),
+}
+
+
+def test_scenarios_do_what_their_documentation_says() -> None:
+    """Written out once more: docs/howto-model.md has it in words, and old pages are compared with new ones."""
+    told = {name: "; ".join(step.text() for step in s.steps) for name, s in SCENARIOS.items() if s.steps}
+    assert told == STEPS
+    assert {name: s.stream for name, s in SCENARIOS.items() if s.stream} == STREAMS
+
+
+def test_variants() -> None:
+    found = {name: s.variants for name, s in SCENARIOS.items() if len(s.variants) > 1}
+    assert [(v.label, v.order) for v in found.pop("orders")] == [
+        ("64 KiB", 4), ("256 KiB", 6), ("1 MiB", 8), ("2 MiB", 9),
+    ]  # fmt: skip
+    assert [v.fragmented for v in found.pop("pressure")] == [0.0, 0.25, 0.5, 0.75]
+    assert [v.same_cpu for v in found.pop("reconversion")] == [True, False]
+    assert [v.backing for v in found.pop("shared-thp")] == ["anon-thp", "shmem-thp"]
+    assert [v.backing for v in found.pop("shared-backings")] == ["anon-4k", "anon-thp", "shmem-thp", "hugetlb"]
+    assert not found
+
+
 def test_scenarios_are_whole() -> None:
     for name, scenario in SCENARIOS.items():
         assert scenario.name == name

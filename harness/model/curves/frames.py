@@ -187,7 +187,9 @@ class Frames:
         """A block that is free altogether, under a new number: what the stack holds of the old one is void."""
         while self._empty:
             old = self._empty.pop()
-            if self._free_in[old] == WINDOW_PAGES and (old != self._current or not self._left):
+            if self._free_in[old] == WINDOW_PAGES:
+                if old == self._current:
+                    self._left = 0  # frames are cut from it no more
                 self._free_in[old] = 0
                 return self._new_block(WINDOW_PAGES)
         return -1
