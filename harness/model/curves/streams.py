@@ -27,8 +27,8 @@ WINDOW_ORDER = 9
 """A 2 MiB window: the unit of huge mappings, of THP and of x86's pageblocks (pageblock_order)."""
 WINDOW_PAGES = 1 << WINDOW_ORDER
 
-MOST_CONVERSIONS = 50_000_000
-"""A stream is held as arrays, about 0.5 KiB per conversion with the state it touches: more would not fit a laptop."""
+MOST_CONVERSIONS = 20_000_000
+"""A stream and the state it touches take up to 0.2 KiB per conversion (measured): more would not fit a laptop."""
 MOST_PAGES = 1 << 36
 """256 TiB of guest memory, the most that 48 bits of guest-physical address can name; beyond that it is a typo."""
 
