@@ -96,11 +96,12 @@ def _map_huge(context: Context, region: RegionState, faulted: int) -> Outcome:
     return Outcome(replace(region, shared_mapped=region.shared_mapped | covered, shared_huge=huge), events)
 
 
-def _reach(before: RegionState, after: RegionState, faulted: int, *, write: bool) -> int:
+def _reach(context: Context, before: RegionState, after: RegionState, faulted: int, *, write: bool) -> int:
     """What 4 KiB entries the faults on ``faulted`` make, of the pages present ``before`` and ``after`` allocation.
 
     A fault that finds its page absent, and every write, maps the whole folio if nothing of it is mapped yet
-    (memory.c:finish_fault).  A read looks around first: the present pages of its 64 KiB (filemap.c:filemap_map_pages).
+    (memory.c:finish_fault).  A read looks around first: the present pages of its 64 KiB, and all of the folios that
+    reach into it (filemap.c:filemap_map_pages, filemap_map_folio_range).
     """
     own = faulted if write else faulted & ~before.shared
     folios = after.shared_folios.touching(own)
@@ -108,6 +109,8 @@ def _reach(before: RegionState, after: RegionState, faulted: int, *, write: bool
     if not write:
         around = spread(pages.groups(faulted, FAULT_AROUND_ORDER), FAULT_AROUND_ORDER)
         reached |= around & before.shared
+        if context.facts.whole_folio_around:
+            reached |= before.shared_folios.touching(around).covered()
     return reached & ~after.shared_mapped
 
 
@@ -116,7 +119,7 @@ def _touch(context: Context, region: RegionState, touched: int, *, write: bool) 
     allocated = _allocate(context, region, touched)
     huge = _map_huge(context, allocated.region, touched & ~region.shared_mapped)
     faulted = touched & ~huge.region.shared_mapped
-    mapped = _reach(region, huge.region, faulted, write=write) if faulted else 0
+    mapped = _reach(context, region, huge.region, faulted, write=write) if faulted else 0
     tables = need_tables(context, huge.region, faulted)
     text = "{n} page{s} of the memfd in or around {where} {are} mapped into QEMU"
     events = tables.events + context.event(FILE_MAPPED, mapped.bit_count(), "memfd-map", text)

@@ -37,6 +37,12 @@ class HostFacts:
     """Whether a fault that wants a huge folio gets one; False: THP is off or free memory is in pieces."""
     use_zero_page: bool = True
     """transparent_hugepage/use_zero_page: a read of an empty window maps the huge zero folio, which exists already."""
+    huge_zero_replaced: bool = True
+    """Whether a write under the huge zero folio gets a huge folio (mm/huge_memory.c:do_huge_zero_wp_pmd, 7.3), or one
+    page after its mapping is split (6.12)."""
+    whole_folio_around: bool = True
+    """Whether a read fault on a file maps the large folios of its 64 KiB whole (mm/filemap.c:filemap_map_folio_range,
+    7.3), or only what lies inside (6.12)."""
     uniform_split: bool = False
     """How a split of a large folio of a file goes: True to order-0 folios (6.12), False in halves around the edge of
     the hole (mm/truncate.c: the call of folio_split, 6.15 and later)."""

@@ -174,6 +174,15 @@ READ: dict[str, tuple[str, list[Operation], Operation, dict[str, int]]] = {
         ("unpin", 0, 8),
         {"F": 512, "pgfree": 512, "unaccounted": -512, f"{THP}/nr_anon": -1},
     ),
+    "huge mappings take one entry each in the list of what is freed": (
+        "anon-thp",
+        [("write", 0, 1536)],
+        ("discard", 0, 1536),
+        {
+            "F": 3 * 513, "pgfree": 3 * 513, "nr_anon_pages": -3 * 512, "nr_anon_transparent_hugepages": -3,
+            "nr_page_table_pages": -3, f"{THP}/nr_anon": -3,
+        },
+    ),
     "a pinned order-0 page is kept alone": (
         "anon-thp",
         [("write", 0, 1), ("discard", 5, 2), ("write", 5, 2), ("pin", 5, 1)],
