@@ -174,8 +174,10 @@ class FrameZone(Buddy):
 
     def holds(self, pfn: int, order: int = 0) -> bool:
         """Whether every frame of the block is allocated."""
+        if not self.start <= pfn <= self.end - (1 << order):
+            return False
         at = pfn - self.base
-        return self.start <= pfn and pfn + (1 << order) <= self.end and min(self.use[at : at + (1 << order)]) >= HELD
+        return self.use[at] >= HELD and (not order or min(self.use[at : at + (1 << order)]) >= HELD)
 
     def free(self, pfn: int, order: int, cpu: int) -> None:
         """Frees a block that is held (__free_frozen_pages); a part of a larger allocation may go alone.

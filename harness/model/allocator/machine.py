@@ -38,6 +38,7 @@ class Machine:
         """Highest first: Normal, DMA32, DMA."""
         if not self.zones:
             raise ValueError("a machine without zones")
+        self._zonelists = [[zone for zone in self.zones if zone.index <= highest] for highest in ZONE_INDEX.values()]
         self.kswapd_wakes = 0
         """How often kswapd was woken: from then on reclaim may have changed the answers."""
 
@@ -47,7 +48,7 @@ class Machine:
         The first pass keeps to whole pageblocks (ALLOC_NOFRAGMENT) when ZONE_NORMAL is the first zone, because DMA32
         then has memory too (alloc_flags_nofragment); on a machine of one zone below Normal there is no such pass.
         """
-        zones = [zone for zone in self.zones if zone.index <= gfp.highest_zone]
+        zones = self._zonelists[gfp.highest_zone]
         careful = bool(zones) and zones[0].index == NORMAL
         for dip in (False, True) if gfp.may_dip else (False,):
             if dip:
