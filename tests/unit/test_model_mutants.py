@@ -74,14 +74,14 @@ MUTANTS = [
 
 def mutated_model(folder: Path, name: str, file: str, old: str, new: str) -> tuple[ModuleType, ...]:
     """A copy of harness/model under the name ``name``, with ``old`` replaced; its modules predict, designs, facts."""
-    package = folder / name
-    package.mkdir()
-    for path in SOURCE.glob("*.py"):
-        text = path.read_text()
-        if path.name == file:
+    for path in SOURCE.rglob("*.py"):
+        text, below = path.read_text(), str(path.relative_to(SOURCE))
+        if below == file:
             assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times in {file}"
             text = text.replace(old, new)
-        (package / path.name).write_text(text.replace("harness.model", name))
+        copy = folder / name / below
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(text.replace("harness.model", name))
     return tuple(importlib.import_module(f"{name}.{module}") for module in ("predict", "designs", "facts"))
 
 
