@@ -173,9 +173,16 @@ class Case:
     designs: tuple[str, ...]
     called: bool = False
 
-    def run(self, *steps: Step, guests: int = 1, chunks: int = 8) -> CaseResult:
-        """Run the steps as one scenario on a fresh testbed; raises :class:`CaseFailed` unless they pass."""
-        return self.run_scenario(Scenario(self.name.case, tuple(steps), guests=guests, chunks=chunks))
+    def run(
+        self, *steps: Step, guests: int = 1, chunks: int = 8, frames: bool = False, pcp_room: bool = False
+    ) -> CaseResult:
+        """Run the steps as one scenario on a fresh testbed; raises :class:`CaseFailed` unless they pass.
+
+        ``frames``: watch page identity too (counters ``frames/*``), at a tenth of a second per step and GiB of host.
+        ``pcp_room``: per-CPU page lists keep what a CPU frees.
+        """
+        made = Scenario(self.name.case, tuple(steps), guests=guests, chunks=chunks, frames=frames, pcp_room=pcp_room)
+        return self.run_scenario(made)
 
     def run_scenario(self, scenario: Scenario) -> CaseResult:
         """Run a scenario as this case."""

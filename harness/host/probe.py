@@ -12,9 +12,10 @@ A sample is taken in two steps, so that nothing but the reading happens around w
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 from harness.counters.lines import CounterFormatError
@@ -90,6 +91,17 @@ class Census:
     tails: int
     folios: Mapping[int, int]
     scanned: int
+
+
+class FrameRun(NamedTuple):
+    """``pages`` neighbouring frames from page frame number ``pfn`` on, all folios of ``2**order`` pages."""
+
+    pfn: int
+    pages: int
+    order: int
+
+
+_RUN: Final = struct.Struct("<QII")  # harness/native/probe/frames_census.c: struct run
 
 
 @dataclass(frozen=True)
@@ -206,6 +218,30 @@ class ProbeClient:
         except ValueError as error:
             raise ProbeError(f"the probe's census has unreadable orders {text!r}") from error
         return Census(number["gmem"], number["heads"], number["tails"], folios, number["scanned"])
+
+    def frames(self, timeout: float = CENSUS) -> tuple[FrameRun, ...]:
+        """The frames that guest_memfd pages of the whole machine are, in rising order; settle first, as for ``census``.
+
+        It reads the flags of all memory (docs/model.md says what that costs) and allocates nothing.
+        """
+        found: list[FrameRun] = []
+        start = 0
+        while True:
+            reply = self._ask(f"frames from={start}", timeout)
+            number = _Numbers("frames", reply.fields)
+            if len(reply.blob) != number["runs"] * _RUN.size:
+                raise ProbeError(f"the probe's frames are {len(reply.blob)} bytes where {dict(reply.fields)} was said")
+            found += map(FrameRun._make, _RUN.iter_unpack(reply.blob))
+            ends = [run.pfn + run.pages for run in found]
+            if any(run.pfn < end for run, end in zip(found[1:], ends, strict=False)) or any(
+                run.pages < 1 or run.pages % (1 << run.order) for run in found
+            ):
+                raise ProbeError("the probe's frames are not rising runs of whole folios")
+            if not number["next"]:
+                return tuple(found)
+            if number["next"] <= start:
+                raise ProbeError(f"the probe's frames go on at page {number['next']}, not beyond page {start}")
+            start = number["next"]
 
     def write(self, path: str, value: str, timeout: float = QUICK) -> Written:
         """Write a file under /proc or /sys; ``value`` has no white space, else ValueError."""

@@ -24,6 +24,7 @@ from harness.model.context import Backing, Context, Design
 from harness.model.events import traffic_by_cpu
 from harness.model.facts import HostFacts
 from harness.model.folio_events import NESTED_TABLE_LINKED
+from harness.model.frames import Frames
 from harness.model.hostwide import HOST_WIDE, loose, open_ends, split_perhaps
 from harness.model.ledger import Ledger
 from harness.model.physics import ALLOWANCES, Allowances
@@ -55,6 +56,8 @@ class _Walk:
     """Tables that KVM linked for each guest."""
     loose: dict[str, str] = field(default_factory=dict)
     """Counters, with ``{guest}``, that an earlier step made unknown, and why."""
+    frames: Frames | None = None
+    """Which frames come back; None: the scenario does not watch them."""
     worlds: dict[str, uncertain.Worlds] | None = None
     """Per region the states its windows may be in, once a large allocation may fail; None: all are known."""
 
@@ -89,6 +92,8 @@ def predict(
     scenario.check()
     world = _World(design, design.shared_side or backing, start, facts, allowances)
     walk = _begin(scenario, world, regions or {})
+    if scenario.frames:
+        walk.frames = Frames.from_sample(start, facts.guests)
     return [_predict_step(index, step, world, walk) for index, step in enumerate(scenario.steps)]
 
 
@@ -157,6 +162,7 @@ def _predict_step(index: int, step: Step, world: _World, walk: _Walk) -> StepPre
     unpredicted: dict[str, str] = {}
     if type(step) in HOST_WIDE:
         unpredicted = _predict_host_wide(step, world, walk, ledger)
+    before = dict(walk.regions)
     followed = _walk_regions(step, world, walk)
     outcome = followed.outcome
     _post(step, followed, world, walk, ledger)
@@ -167,10 +173,13 @@ def _predict_step(index: int, step: Step, world: _World, walk: _Walk) -> StepPre
         _hold_claim(step, outcome.contents, index, world.design)
     if outcome.wrote:
         walk.generation += 1
+    bounds = ledger.close()
+    if walk.frames is not None:
+        bounds |= walk.frames.follow(outcome.events, bounds, before, walk.regions)
     return StepPrediction(
         index,
         step,
-        ledger.close(),
+        bounds,
         conversions=outcome.conversions,
         contents=outcome.contents,
         generation=walk.generation if outcome.wrote else None,
@@ -195,7 +204,10 @@ def _predict_close(index: int, step: Close, world: _World, walk: _Walk, ledger: 
         ledger.drop(resident)
         unpredicted |= {counter: why for counter in resident}
         walk.worlds = {name: worlds for name, worlds in walk.worlds.items() if name in walk.regions}
-    return StepPrediction(index, step, ledger.close(), unpredicted=unpredicted, regions=dict(walk.regions))
+    bounds = ledger.close()
+    if walk.frames is not None:
+        bounds |= walk.frames.follow((), bounds, {}, {})
+    return StepPrediction(index, step, bounds, unpredicted=unpredicted, regions=dict(walk.regions))
 
 
 def _predict_host_wide(step: Step, world: _World, walk: _Walk, ledger: Ledger) -> dict[str, str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from harness.model.facts import HostFacts
 from harness.model.predict import predict
 from harness.model.prediction import StepPrediction
 from harness.run.evidence import keep_predictions, keep_sample, thin_out
+from harness.run.frames import ROOM_FRACTION, FrameWatch, list_cap, list_limits
 from harness.run.judge import compare_conversions, expected_on_guest, judge
 from harness.run.locate import misplaced
 from harness.run.outcome import CLASSES, outcome, verdict_of_error
@@ -72,11 +73,13 @@ class ScenarioRun:
     evidence: Path
     deadline: float = STEP_SECONDS
     walker: Walker = field(init=False)
+    frames: FrameWatch = field(init=False)
     noise: dict[str, int] = field(default_factory=dict)
     steps: list[StepResult] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.walker = Walker(self.testbed, self.deadline)
+        self.frames = FrameWatch(self.testbed.channels.probe, self.evidence, self.scenario.frames)
 
     # -- observing
 
@@ -117,9 +120,12 @@ class ScenarioRun:
         """All steps, until one deviates: what follows a deviation starts from a state nobody predicted."""
         self.testbed.check_consoles()
         self.check_tracing()
+        if self.scenario.pcp_room:
+            self.testbed.channels.probe.pcpcap(ROOM_FRACTION)
         start = self.measure_noise()
+        self.frames.begin()
         keep_sample(self.evidence, "start", start)
-        predictions = predict(self.scenario, self.design, start.values, self.facts)
+        predictions = predict(self.scenario, self.design, *self.known(start))
         keep_predictions(self.evidence, predictions)
         for prediction in predictions:
             result = self.one_step(prediction)
@@ -128,6 +134,12 @@ class ScenarioRun:
             if result.messages or any(finding.verdict not in _GO_ON for finding in result.findings):
                 return
 
+    def known(self, start: Sample) -> tuple[Mapping[str, int], HostFacts]:
+        """What the model is told: the first sample, and the facts with what this case made of the per-CPU lists."""
+        zones = start.raw.get("zoneinfo", "") if self.scenario.frames or self.scenario.pcp_room else ""
+        facts = replace(self.facts, pcp_cap=list_cap(zones)) if self.scenario.pcp_room else self.facts
+        return {**start.values, **list_limits(zones)}, facts
+
     def one_step(self, prediction: StepPrediction) -> StepResult:
         """Carry one step out and judge it."""
         step: Step = prediction.step
@@ -135,7 +147,7 @@ class ScenarioRun:
         traced = {name: self.testbed.trace_log(name) for name in self.traced_guests()}
         offsets = {name: path.stat().st_size if path.exists() else 0 for name, path in traced.items()}
         done, before, after = self.observe(lambda: self.walker.carry_out(step, prediction))
-        observed = difference(before, after)
+        observed = {**difference(before, after), **self.frames.after_step(prediction.index)}
         findings, still = apart(self.locate(finding, prediction) for finding in judge(prediction, observed, self.noise))
         messages = list(done.problems)
         if not done.problems:

@@ -29,7 +29,9 @@ _MISSING_FIELD = re.compile(r"Object missing required field `(.+?)`")
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Steps on ``guests`` guests, each with one region ``gN.r0`` of ``chunks`` chunks of 512 pages.
 
-    ``seed`` is the number a generated scenario was drawn with; nothing but its origin.
+    ``seed`` is the number a generated scenario was drawn with; nothing but its origin.  ``frames``: watch, too, which
+    physical frames the guest_memfds hold.  ``pcp_room``: per-CPU page lists may keep what a CPU frees, instead of being
+    capped.
     """
 
     name: str
@@ -37,6 +39,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     guests: int = 1
     chunks: int = 8
     seed: int | None = None
+    frames: bool = False
+    pcp_room: bool = False
 
     @property
     def pages(self) -> int:

@@ -2,6 +2,7 @@
 //
 // Witnesses that count pages one by one.
 #define _GNU_SOURCE
+#include "pageflags.h"
 #include "probe.h"
 
 #include <errno.h>
@@ -9,21 +10,6 @@
 #include <string.h>
 #include <unistd.h>
 
-// include/uapi/linux/kernel-page-flags.h and, for MLOCKED, include/linux/kernel-page-flags.h
-#define KPF(bit) (1ull << (bit))
-#define KPF_LRU KPF(5)
-#define KPF_BUDDY KPF(10)
-#define KPF_ANON KPF(12)
-#define KPF_SWAPBACKED KPF(14)
-#define KPF_COMPOUND_HEAD KPF(15)
-#define KPF_COMPOUND_TAIL KPF(16)
-#define KPF_HUGE KPF(17)
-#define KPF_UNEVICTABLE KPF(18)
-#define KPF_NOPAGE KPF(20)
-#define KPF_MLOCKED KPF(33)
-
-#define GMEM_MASK (KPF_LRU | KPF_UNEVICTABLE | KPF_MLOCKED | KPF_SWAPBACKED | KPF_ANON | KPF_HUGE | KPF_BUDDY | KPF_NOPAGE)
-#define GMEM_FLAGS (KPF_LRU | KPF_UNEVICTABLE)
 #define ORDERS 20
 
 #define PAGEMAP_PRESENT (1ull << 63)
@@ -102,7 +88,6 @@ static void end_folio(struct census *c)
 	c->folio = 0;
 }
 
-// Tail pages belong to the head before them; before 6.10 they do not carry its flags.
 static void count(struct census *c, uint64_t flags)
 {
 	c->scanned++;
@@ -120,7 +105,6 @@ static void count(struct census *c, uint64_t flags)
 	c->heads += !!(flags & KPF_COMPOUND_HEAD);
 }
 
-// Unevictable file pages that nobody mlocked are guest_memfd's on a machine without ramfs and secretmem users.
 void verb_census(void)
 {
 	struct census c = { 0 };

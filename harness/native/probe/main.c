@@ -33,6 +33,7 @@ static const struct {
 	{ "hello", verb_hello },
 	{ "cachestat", verb_cachestat },
 	{ "census", verb_census },
+	{ "frames", verb_frames },
 	{ "anon", verb_anon },
 	{ "maps", verb_maps },
 	{ "fallocate", verb_fallocate },
@@ -89,6 +90,7 @@ int main(int argc, char **argv)
 	frame_port_init(&port, device ? fd : 0, device ? fd : 1, device, receive, sizeof(receive));
 	prefault();
 	place_open();
+	frames_open();
 	err = sources_open();
 	if (!err)
 		err = settle_open();

@@ -88,4 +88,8 @@ void verb_anon(void);
 void verb_maps(void);
 void verb_census(void);
 
+// frames_census.c
+void frames_open(void);
+void verb_frames(void);
+
 #endif
