@@ -95,7 +95,7 @@ def test_measured_example_of_a_quarter_gigabyte() -> None:
     seed=st.integers(0, 999),
     limits=st.sampled_from([CAP, HARDWARE, PcpLimits(1, 0, 0)]),
 )
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 def test_known_frames_stay_inside_the_interval(
     unmovable: list[int], lower: list[int], pages: int, cpus: int, seed: int, limits: PcpLimits
 ) -> None:

@@ -137,7 +137,7 @@ STEPS = st.lists(
     others=st.integers(0, 200),
     dirty=st.integers(0, 300),
 )
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 def test_what_happens_is_within_the_bounds(
     steps: list[CpuStep], limits: PcpLimits, seed: int, others: int, dirty: int
 ) -> None:

@@ -311,7 +311,7 @@ def contained(count: CountZone, zone: FrameZone) -> None:
         st.tuples(st.sampled_from(["alloc", "free", "drain"]), st.integers(1, 1500), st.sampled_from([U, M, R]))
     ),
 )
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 def test_numbers_alone_never_contradict_the_frames(
     numbers: tuple[dict[int, list[int]], dict[int, int]],
     seed: int,

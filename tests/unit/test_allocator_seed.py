@@ -160,6 +160,16 @@ class TestNumbers:
         assert drained.hidden == 0
         assert drained.listed(U).low == drained.free_pages(U).low
 
+    def test_a_claim_leaves_less_than_an_order_ten_block(self) -> None:
+        """Upper bound after a demand far beyond what is free: 1,023 pages, what lists hid, and a refill."""
+        normal, _ = count_zones(RAW)
+        served = normal.alloc(50_000, U)
+        assert served is not None
+        assert served.zone.free_pages(U).high == 8486 + 499 - 50_000 + served.claimed.high * 512
+        wide = replace(normal, cpus=1, hidden=499).alloc(50_000, U, cpus=2)
+        assert wide is not None
+        assert wide.zone.free_pages(U).high <= 1023 + 499 + 2 * 188
+
     def test_a_small_demand_leaves_whole_blocks_alone(self) -> None:
         normal, _ = count_zones(RAW)
         served = normal.alloc(100, U)
@@ -261,6 +271,13 @@ class TestLayout:
         free = {M: [*[0] * 10, 2]}
         with pytest.raises(UsageError, match="no room for so many free blocks of order 10"):
             lay_out(FrameZone("Normal", START, 1024), free, {M: 2})
+
+    @pytest.mark.parametrize(("start", "edge"), [(0, 1024), (512, 512)])
+    def test_a_pageblock_without_its_buddy_is_used_too(self, start: int, edge: int) -> None:
+        free = {M: [*[0] * 9, 1, 1]}
+        zone = lay_out(FrameZone("DMA32", start, 1536), free, {M: 3})
+        assert zone.order_of == {edge: 9, start and 1024: 10}
+        assert zone.nr_free == 1536
 
     def test_without_a_generator_lists_rise(self) -> None:
         free = {M: [0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 2]}
