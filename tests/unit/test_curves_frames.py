@@ -273,3 +273,52 @@ def test_block_that_folios_were_cut_from_goes_as_a_whole() -> None:
     )
     assert found["shared"].tolist()[-2:] == [515, 514]
     assert found["fresh"].tolist()[-1] == 1, "the window is refilled by single pages, of frames freed before"
+
+
+def naive_splits(drawn: list[int], order: int) -> list[int]:
+    """Splits of one folio by holes of single pages, from a list of its pieces as (first page, size)."""
+    pieces = {(0, 1 << order)}
+    found, splits = [], 0
+
+    def split_around(page: int) -> None:
+        nonlocal splits
+        (hit,) = (piece for piece in pieces if piece[0] <= page < sum(piece))
+        pieces.remove(hit)
+        first, size = hit
+        splits += 1
+        while size > 1:
+            size //= 2
+            other = first if page >= first + size else first + size
+            first = first + size if page >= first + size else first
+            pieces.add((other, size))
+        pieces.add((page, 1))
+
+    for page in drawn:
+        piece = next((piece for piece in pieces if piece[0] <= page < sum(piece)), None)
+        if piece and piece[1] > 1:
+            split_around(page)
+            if page + 1 < sum(piece) and (page + 1, 1) not in pieces:
+                split_around(page + 1)
+        pieces.discard((page, 1))
+        found.append(splits)
+    return found
+
+
+@settings(max_examples=300, deadline=None)
+@given(order=st.integers(1, 6), data=st.data())
+def test_splits_are_those_of_a_list_of_pieces(order: int, data: st.DataObject) -> None:
+    page = st.integers(0, (1 << order) - 1)
+    # one page of the window is never converted, so that it is never empty and the folio never comes back
+    drawn = data.draw(st.lists(page.filter(lambda at: at != 1), min_size=1, max_size=40))
+    walk = [step for at in drawn for step in ((at, True), (at, False))]
+    found = curves(stream(walk), f"thp-discard:{order}")["splits"].tolist()
+    assert found[1::2] == naive_splits(drawn, order)
+
+
+def test_synthetic_host() -> None:
+    host = HostMemory.synthetic(1 << 29)
+    assert (host.free, host.blocks, host.huge_for_guest) == (1 << 26, 1 << 17, 1 << 20)
+    assert host.pcp_pages == ((1 << 29) + (1 << 26)) // 8 // 576
+    small = HostMemory.synthetic(512, fragmented=0.5)
+    assert (small.free, small.blocks, small.huge_for_guest) == (1 << 18, 256, 0)
+    assert small.pcp_pages == ((1 << 18) + 512) // 8 // 2
