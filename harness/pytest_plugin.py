@@ -247,7 +247,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the run known; nothing happens before a case asks for it."""
-    config.addinivalue_line("markers", "gmem(designs): the gmem designs that a case's claim is about (default: all)")
+    config.addinivalue_line("markers", "gmem(designs, claim): the gmem designs that a case is about (default: all), the claim it decides")
     config.stash[_RUN] = GmemRun(config)
 
 
@@ -274,8 +274,8 @@ def _designs(marker: pytest.Mark | None) -> tuple[str, ...]:
     if marker is None:
         return ()
     designs = marker.kwargs.get("designs")
-    if marker.args or not isinstance(designs, (list, tuple)) or len(marker.kwargs) != 1:
-        raise UsageError('the marker is written @pytest.mark.gmem(designs=["order0"])')
+    if marker.args or not isinstance(designs, (list, tuple)) or marker.kwargs.keys() - {"designs", "claim"}:
+        raise UsageError('the marker is written @pytest.mark.gmem(designs=["order0"]), perhaps with claim="C2"')
     return tuple(designs)
 
 

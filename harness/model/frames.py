@@ -72,10 +72,13 @@ class Frames:
         bounds: Mapping[str, Prediction],
         before: Mapping[str, RegionState],
         after: Mapping[str, RegionState],
+        *,
+        one_by_one: bool = False,
     ) -> dict[str, Prediction]:
         """The predictions of ``frames/*`` for a step, and the state after it.
 
-        ``bounds``: the step's other predictions; ``before``, ``after``: its regions.
+        ``bounds``: the step's other predictions; ``before``, ``after``: its regions; ``one_by_one``: each page is a
+        hole of its own.
         """
         events = tuple(events)
         moving = [event for event in events if event.kind.moves.get("nr_unevictable")]
@@ -99,7 +102,7 @@ class Frames:
         if taken:
             found = self._allocate(moving, resident, taken)
         if given:
-            self._free(moving, _orders(before, after), given)
+            self._free(moving, {0: given} if one_by_one else _orders(before, after), given)
         return self._predict(resident, (given, given), found or _nothing_back(resident, given))
 
     def _predict(

@@ -34,7 +34,7 @@ from harness.model.shared import ANON_4K
 from harness.model.state import RegionState
 from harness.model.steprules import ON_HOST, RANGE_RULES, StepOutcome
 from harness.scenario.scenario import Scenario
-from harness.scenario.steps import CHUNK_PAGES, Check, Close, Place, Step
+from harness.scenario.steps import CHUNK_PAGES, Check, Close, Convert, Place, Step
 
 
 @dataclass
@@ -175,7 +175,8 @@ def _predict_step(index: int, step: Step, world: _World, walk: _Walk) -> StepPre
         walk.generation += 1
     bounds = ledger.close()
     if walk.frames is not None:
-        bounds |= walk.frames.follow(outcome.events, bounds, before, walk.regions)
+        single = isinstance(step, Convert) and step.by == 1
+        bounds |= walk.frames.follow(outcome.events, bounds, before, walk.regions, one_by_one=single)
     return StepPrediction(
         index,
         step,
