@@ -24,7 +24,7 @@ from harness.host.emulated.ports import Port
 QEMU = "qemu-system-x86_64"
 MIGRATE_SECONDS = 120.0
 _POLL = 0.005
-# Measured on quiet hosts with one and two guests: four of eight stops found all CPUs halted, the third try at the
+# Measured on quiet hosts with one and two guests: five of eight stops found all CPUs halted, the third try at the
 # latest did.  Five seconds without is a busy host, which is saved as it is.
 _IDLE_TRIES = 100
 _IDLE_PAUSE = 0.05
