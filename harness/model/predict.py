@@ -92,7 +92,7 @@ def predict(
     scenario.check()
     world = _World(design, design.shared_side or backing, start, facts, allowances)
     walk = _begin(scenario, world, regions or {})
-    if scenario.frames:
+    if scenario.frames and "nr_unevictable" in design.resident_counters:  # a census sees what is on an LRU list
         walk.frames = Frames.from_sample(start, facts.guests)
     return [_predict_step(index, step, world, walk) for index, step in enumerate(scenario.steps)]
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import pytest
 from harness.counters.sections import encode_sections
 from harness.errors import InfraError
 from harness.host.frames import HEADER, ChannelTimeout, FrameChannel, encode_frame
-from harness.host.probe import Census, ProbeClient, ProbeError
+from harness.host.probe import Census, FrameRun, ProbeClient, ProbeError
 
 SECTIONS = {
     "vmstat": "nr_file_pages 7\n",
@@ -114,6 +115,47 @@ def test_a_census_with_strange_orders_is_refused(orders: str) -> None:
     payload = f"ok gmem=1 heads=0 tails=0 orders={orders} scanned=1".encode()
     with probe_answering(always(payload)) as probe, pytest.raises(ProbeError, match="unreadable orders"):
         probe.census()
+
+
+def runs(*frames: tuple[int, int, int]) -> bytes:
+    return b"".join(struct.pack("<QII", *run) for run in frames)
+
+
+def test_frames_are_asked_for_until_all_memory_was_looked_at() -> None:
+    asked: list[str] = []
+    answers = [
+        b"ok runs=2 next=900\n" + runs((16, 3, 0), (512, 256, 4)),
+        b"ok runs=1 next=0\n" + runs((1024, 512, 9)),
+    ]
+
+    def reply(line: str) -> bytes:
+        asked.append(line)
+        return answers[len(asked) - 1]
+
+    with probe_answering(reply) as probe:
+        assert probe.frames() == (FrameRun(16, 3, 0), FrameRun(512, 256, 4), FrameRun(1024, 512, 9))
+    assert asked == ["frames from=0", "frames from=900"]
+
+
+@pytest.mark.parametrize(
+    ("payload", "problem"),
+    [
+        (b"ok runs=2 next=0\n" + runs((16, 3, 0)), "are 16 bytes where"),
+        (b"ok runs=1 next=0\n" + runs((16, 3, 1)), "not rising runs of whole folios"),
+        (b"ok runs=1 next=0\n" + runs((16, 0, 0)), "not rising runs of whole folios"),
+        (b"ok runs=2 next=0\n" + runs((16, 3, 0), (18, 1, 0)), "not rising runs of whole folios"),
+        (b"ok next=0\n", "no number 'runs'"),
+    ],
+)
+def test_strange_frames_are_refused(payload: bytes, problem: str) -> None:
+    with probe_answering(always(payload)) as probe, pytest.raises(ProbeError, match=problem):
+        probe.frames()
+
+
+def test_a_probe_that_does_not_get_on_with_the_frames_is_refused() -> None:
+    answers = iter([b"ok runs=0 next=7\n", b"ok runs=0 next=7\n"])
+    with probe_answering(lambda line: next(answers)) as probe, pytest.raises(ProbeError, match="not beyond page 7"):
+        probe.frames()
 
 
 def test_a_file_that_cannot_be_read_back_is_none() -> None:

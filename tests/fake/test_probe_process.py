@@ -111,6 +111,7 @@ class TestSamples:
             bench.probe.fetch(slot)
         if ROOT:
             bench.probe.census()
+            bench.probe.frames()
         bench.probe.maps(bench.process.pid)
         assert (bench.minor_faults(), bench.status_kb("VmRSS")) == (faults, resident)
 
@@ -185,6 +186,16 @@ class TestOtherWitnesses:
         assert census.gmem == sum(folios << order for order, folios in census.folios.items())
         bench.probe.sample(0)
         assert census.scanned >= bench.probe.fetch(0).values["meminfo/MemTotal"] // 4
+
+    def test_frames_are_those_of_the_census(self, bench: Bench) -> None:
+        if not ROOT:
+            with pytest.raises(ProbeError):
+                bench.probe.frames()
+            return
+        census = bench.probe.census()
+        runs = bench.probe.frames()
+        folios = {order: sum(run.pages >> order for run in runs if run.order == order) for order in census.folios}
+        assert (sum(run.pages for run in runs), folios) == (census.gmem, dict(census.folios))
 
     def test_anon_counts_present_pages(self, bench: Bench) -> None:
         start, end = bench.probe.maps(bench.process.pid).split(" ", 1)[0].split("-")
