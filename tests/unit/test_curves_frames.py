@@ -232,6 +232,21 @@ def test_small_folios_are_cut_from_one_block() -> None:
     assert found["pinned"].tolist()[-3:] == [1, 2, 2]
     assert found["unusable"].tolist()[-3:] == [8, 8 + 508, 8 + 504]
     assert found["fresh"].tolist()[-2:] == [1, 2]
+    everything = [(page, True) for page in range(516)] + [(page, False) for page in range(0, 516, 4)]
+    found = curves(stream(everything), "thp-discard:2", "hugetlb")
+    assert found.last("fresh") + found.last("reused") == 129
+    host = replace(HOST, free=512, blocks=1)
+    whole = [(page, True) for page in (*range(508), *range(512, 516))]
+    back = [(page, False) for page in (*range(0, 508, 4), 512)]
+    found = curves(stream(whole + back), "thp-discard:2", "hugetlb", host)
+    assert found["huge"][-1] == found["huge"][0], "one block is 128 folios of 4 pages, to the last"
+
+
+def test_new_block_for_a_huge_folio_is_no_reuse() -> None:
+    whole = Stream(np.array([1, 1]), np.array([True, False]), PAGES, 9)
+    mixed = replace(HOST, huge_for_guest=1)
+    found = curves(whole, "thp-discard", "hugetlb", mixed)
+    assert (found.last("fresh"), found.last("reused"), found.last("huge")) == (1, 0, 2)
 
 
 def test_vmemmap_pages_come_from_unmovable_blocks() -> None:
