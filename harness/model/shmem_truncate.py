@@ -72,7 +72,10 @@ def _leave(context: Context, region: RegionState, gone: int, whole: Blocks) -> O
             FILE_FREED, (gone & ~kept).bit_count(), "memfd-punch", "{n} present page{s} of {where} leave{v} the memfd"
         ),
         *context.event(
-            FILE_REMOVED, kept.bit_count(), "references", "{n} page{s} of {where} leave{v} the memfd, kept by references"
+            FILE_REMOVED,
+            kept.bit_count(),
+            "references",
+            "{n} page{s} of {where} leave{v} the memfd, kept by references",
         ),
         *context.event(
             SHMEM_THP_FREED,
