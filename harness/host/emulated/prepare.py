@@ -31,6 +31,9 @@ _CYCLE_SECONDS = 30.0
 """Deadline for one pass over a region; 4096 pages take 0.3 s."""
 _ANSWERS = (1, 2, 4, 8, 16, 32, 64, CALLS_AT_ONCE)
 """Conversions asked for at once: each more than doubles the size of the answer, so that no cache in between is left."""
+_PROBE_CPU = 0
+"""Where the probe stays: an answer's buffer goes back to the cache of the CPU that it came from.  A probe that wanders
+empties one CPU's cache into the other's, and a slab is taken or given back for it every few dozen answers."""
 _CPUID_ENCRYPTED_MEMORY = 0x8000001F
 _PCP_FRACTION = 1000000
 """percpu_pagelist_high_fraction that caps the per-CPU page lists at their minimum (KERNEL_FACTS: 4 batches)."""
@@ -233,8 +236,8 @@ def _warm_cpus(spec: TestbedSpec, pid: int, agent: GuestAgent, probe: ProbeClien
             agent.convert(0, 0, calls, private=False, by=1, timeout=_CYCLE_SECONDS)
             probe.settle()
             probe.sample(0)
-    for process in (own, pid):
-        probe.place(process, None)
+    probe.place(pid, None)
+    probe.place(own, _PROBE_CPU)
 
 
 def _cycle(agent: GuestAgent, pages: int) -> None:

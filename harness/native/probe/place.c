@@ -12,7 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static cpu_set_t everywhere;     // where the probe may run by itself
+cpu_set_t everywhere;
 static pid_t pid_max = 4 << 20;  // PID_MAX_LIMIT of a 64-bit kernel, where the file cannot be read
 
 void place_open(void)

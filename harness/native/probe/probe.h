@@ -74,6 +74,7 @@ void verb_cachestat(void);
 void verb_fallocate(void);
 
 // place.c
+extern cpu_set_t everywhere;  // where the probe may run unless it is placed
 void place_open(void);
 int run_on(unsigned int cpu, cpu_set_t *before);  // this thread; `before` gets where it might run; 0 or -errno
 void verb_place(void);

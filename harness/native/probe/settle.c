@@ -67,19 +67,19 @@ static int refresh(void)
 // is called on: run on each CPU in turn, it returns after the callbacks queued there before.
 static int drain_rcu(void)
 {
-	cpu_set_t all, one;
+	cpu_set_t before, one;
 
-	if (sched_getaffinity(0, sizeof(all), &all))
+	if (sched_getaffinity(0, sizeof(before), &before))
 		return -errno;
 	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-		if (!CPU_ISSET(cpu, &all))
+		if (!CPU_ISSET(cpu, &everywhere))
 			continue;
 		CPU_ZERO(&one);
 		CPU_SET(cpu, &one);
 		if (sched_setaffinity(0, sizeof(one), &one) || syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0))
 			return -errno;
 	}
-	return sched_setaffinity(0, sizeof(all), &all) ? -errno : 0;
+	return sched_setaffinity(0, sizeof(before), &before) ? -errno : 0;
 }
 
 void verb_settle(void)
