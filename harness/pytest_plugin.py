@@ -8,6 +8,9 @@ A case is a test function that takes the fixture ``gmem`` and gives it steps; it
         \"\"\"Converting touched private pages to shared gives every one of them back to the host.\"\"\"
         gmem.run(Convert(G0[0:512], PRIVATE), Populate(G0[0:512]), Convert(G0[0:512], SHARED))
 
+``claim="C2"`` in the marker puts the case into the table of claims (``harness/report/claims.py``), and
+``gmem.run(..., tells=[Tell(step=2, counter="nr_file_pages")])`` says with which numbers.
+
 A function that also takes ``gmem_seed`` becomes ``--gmem-cases`` cases, with the seeds from ``--gmem-seed`` on.  A YAML
 scenario named on the command line is a case too.  The plugin does nothing in a run without such cases.
 """
@@ -17,18 +20,21 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
 from harness.errors import GmemError, InfraError, UsageError
+from harness.report.claims import claim_named
+from harness.report.series import Numbers, series
 from harness.report.store import OutDir
 from harness.run.outcome import verdict_of_error
 from harness.run.result import CaseResult
 from harness.run.runner import CaseName
 from harness.run.session import RunOptions, Session, check_options
+from harness.run.tell import Tell
 from harness.run.verdict import Verdict, worst
 from harness.run.walk import STEP_SECONDS
 from harness.scenario.scenario import Scenario
@@ -172,15 +178,24 @@ class Case:
     name: CaseName
     designs: tuple[str, ...]
     called: bool = False
+    done: CaseResult | None = None
 
     def run(
-        self, *steps: Step, guests: int = 1, chunks: int = 8, frames: bool = False, pcp_room: bool = False
+        self,
+        *steps: Step,
+        guests: int = 1,
+        chunks: int = 8,
+        frames: bool = False,
+        pcp_room: bool = False,
+        tells: Sequence[Tell] = (),
     ) -> CaseResult:
         """Run the steps as one scenario on a fresh testbed; raises :class:`CaseFailed` unless they pass.
 
         ``frames``: watch page identity too (counters ``frames/*``), at a tenth of a second per step and GiB of host.
         ``pcp_room``: per-CPU page lists keep what a CPU frees.
+        ``tells``: the numbers that the table of claims shows; without, it shows the case's own sentence.
         """
+        self.name = replace(self.name, tells=tuple(tells))
         made = Scenario(self.name.case, tuple(steps), guests=guests, chunks=chunks, frames=frames, pcp_room=pcp_room)
         return self.run_scenario(made)
 
@@ -196,12 +211,24 @@ class Case:
             result = self._skip(session)
         else:
             result = session.run(scenario, self.name)
+        self.done = result
         self.gmem.add(result)
         if result.verdict is Verdict.SKIP:
             pytest.skip(result.sentence)
         if result.verdict is not Verdict.PASS:
             raise CaseFailed(result)
         return result
+
+    def record_series(
+        self, name: str, x: Sequence[float], y: Sequence[float], predicted: Numbers | None = None, *, axis: str = ""
+    ) -> None:
+        """Keep a curve for the table of claims: ``y`` at each ``x``, beside ``predicted`` at each (a number or a pair).
+
+        After :meth:`run`.  ``axis`` says what ``x`` counts.  Raises ``UsageError`` for curves of different lengths.
+        """
+        if self.done is None or self.gmem.out is None:
+            raise UsageError(f"{self.name.suite}/{self.name.case}: record_series() comes after run()")
+        self.gmem.out.append_series(series(self.done, name, axis, x, y, predicted))
 
     def _concerned(self, session: Session, scenario: Scenario) -> bool:
         """Whether the claim is about the design of the kernel under test; a broken testbed is not decided here."""
@@ -220,6 +247,7 @@ class Case:
             suite=self.name.suite, case=self.name.case, claim=self.name.claim, verdict=Verdict.SKIP, sentence=why,
             seconds=0.0, steps=(), evidence="", repeat=self.name.repeat,
         )  # fmt: skip
+        result = session.named(result, self.name)
         session.cases.append(result)
         return result
 
@@ -247,7 +275,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the run known; nothing happens before a case asks for it."""
-    config.addinivalue_line("markers", "gmem(designs, claim): the gmem designs that a case is about (default: all), the claim it decides")
+    config.addinivalue_line(
+        "markers", "gmem(designs, claim): the gmem designs that a case is about (default: all), the claim it decides"
+    )
     config.stash[_RUN] = GmemRun(config)
 
 
@@ -267,16 +297,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def gmem(request: pytest.FixtureRequest) -> Case:
     """One case of a suite on the kernel under test."""
-    return Case(request.config.stash[_RUN], case_name(request.node), _designs(request.node.get_closest_marker("gmem")))
+    designs, claim_id = _marked(request.node)
+    return Case(request.config.stash[_RUN], replace(case_name(request.node), claim_id=claim_id), designs)
 
 
-def _designs(marker: pytest.Mark | None) -> tuple[str, ...]:
-    if marker is None:
-        return ()
-    designs = marker.kwargs.get("designs")
-    if marker.args or not isinstance(designs, (list, tuple)) or marker.kwargs.keys() - {"designs", "claim"}:
-        raise UsageError('the marker is written @pytest.mark.gmem(designs=["order0"]), perhaps with claim="C2"')
-    return tuple(designs)
+_MARKER = 'the marker is written @pytest.mark.gmem(designs=["order0"], claim="C2"), with one of the two or both'
+
+
+def _marked(item: pytest.Item) -> tuple[tuple[str, ...], str]:
+    """Designs and id of the claim, each from the closest marker that has it: the function's before the file's."""
+    found: dict[str, Any] = {}
+    for marker in item.iter_markers("gmem"):
+        if marker.args or not marker.kwargs or marker.kwargs.keys() - {"designs", "claim"}:
+            raise UsageError(_MARKER)
+        found = {**marker.kwargs, **found}
+    designs, claim = found.get("designs", ()), found.get("claim")
+    if not isinstance(designs, (list, tuple)) or not isinstance(claim, str | None):
+        raise UsageError(_MARKER)
+    return tuple(designs), claim_named(claim).id if claim is not None else ""
 
 
 _REPEAT = "repeat{}"
@@ -367,9 +405,11 @@ def _record_outside(item: pytest.Item, error: BaseException, seconds: float) -> 
         error = InfraError(f"fixture {error.argname!r} of the suite is not found")
     known = error if isinstance(error, GmemError) else InfraError(f"{type(error).__name__} in the suite: {error}")
     name = case_name(item)
+    case = getattr(item, "funcargs", {}).get("gmem")
     result = CaseResult(
         suite=name.suite, case=name.case, claim=name.claim, verdict=verdict_of_error(known), sentence=str(known),
         seconds=seconds, steps=(), evidence="", repeat=name.repeat,
+        claim_id=case.name.claim_id if isinstance(case, Case) else "",
     )  # fmt: skip
     item.config.stash[_RUN].add_outside(result)
 

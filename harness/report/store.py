@@ -26,11 +26,13 @@ from harness.errors import InfraError, UsageError
 from harness.report.html import html
 from harness.report.junit import junit_xml
 from harness.report.ktap import ktap
+from harness.report.series import Series
 from harness.report.text import one_line, storable
 from harness.run.result import CaseResult, RunInfo
 
 STARTED: Final = "started"
 RESULTS: Final = "results.jsonl"
+SERIES: Final = "series.jsonl"
 RUN: Final = "run.json"
 JUNIT: Final = "junit.xml"
 KTAP: Final = "results.ktap"
@@ -62,6 +64,7 @@ class OutDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.cases: list[CaseResult] = []
+        self.curves: list[Series] = []
 
     @classmethod
     def create(
@@ -87,14 +90,22 @@ class OutDir:
 
     def append(self, case: CaseResult) -> None:
         """Add one case; afterwards it is on disk, or :class:`InfraError` is raised and no part of it is."""
-        line = msgspec.json.encode(storable(msgspec.to_builtins(case)), order="sorted") + b"\n"
-        with _writing(self.path / RESULTS):
-            fd = os.open(self.path / RESULTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._append_line(RESULTS, case)
+        self.cases.append(case)
+
+    def append_series(self, curve: Series) -> None:
+        """Add a curve that a case recorded; raises :class:`InfraError` like :meth:`append`."""
+        self._append_line(SERIES, curve)
+        self.curves.append(curve)
+
+    def _append_line(self, name: str, record: msgspec.Struct) -> None:
+        line = msgspec.json.encode(storable(msgspec.to_builtins(record)), order="sorted") + b"\n"
+        with _writing(self.path / name):
+            fd = os.open(self.path / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
                 _append(fd, line)
             finally:
                 os.close(fd)
-        self.cases.append(case)
 
     def evidence(self, case: str) -> Path:
         """A new folder for the evidence of ``case`` (any text); :meth:`relative` gives what the case records."""

@@ -48,6 +48,8 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     still: dict[str, tuple[str, ...]] = {}
     """Counters that were predicted to stay and stayed, in a testbed without noise, by the reason why they must.
     They are nine of ten findings, and their reason is one and the same."""
+    conversions: int = 0
+    """Conversions that the guest asked for in this step."""
 
     @property
     def held(self) -> int:
@@ -107,6 +109,31 @@ class Sharpness(msgspec.Struct, frozen=True, kw_only=True):
     """Those that moved or had an interval, the least sharp first."""
 
 
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """What a case tells for the table of claims: one counter over one step or several, see ``harness.run.tell``."""
+
+    counter: str
+    first: int
+    step: int
+    """Index of the first and of the last step that it is about."""
+    low: int | None
+    high: int | None
+    """The prediction; None when nobody predicted it or the walk did not come that far."""
+    observed: int | None
+    text: str
+    """The sentence for the table, with the numbers in it."""
+    x: float | None = None
+    axis: str = ""
+    """Where the case stands on the horizontal axis of a curve that several cases make, and what that axis is."""
+
+    @property
+    def predicted(self) -> str:
+        """The bound as text, ``?`` for none."""
+        if self.low is None or self.high is None:
+            return "?"
+        return f"{self.low:+d}" if self.low == self.high else f"{self.low:+d}..{self.high:+d}"
+
+
 class CaseResult(msgspec.Struct, frozen=True, kw_only=True):
     """One case of a suite."""
 
@@ -122,6 +149,12 @@ class CaseResult(msgspec.Struct, frozen=True, kw_only=True):
     evidence: str
     """Folder relative to the output directory, '' when there is none."""
     repeat: int = 1
+    claim_id: str = ""
+    """Which claim of ``harness.report.claims`` it decides, e.g. ``C1``; '' for none."""
+    tells: tuple[Told, ...] = ()
+    design: str = ""
+    kernel: str = ""
+    """What it was judged by and what it ran on, e.g. ``7.3.4 [7.3-thp-discard]``; '' when it came to no testbed."""
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -36,6 +36,7 @@ from harness.run.judge import compare_conversions, expected_on_guest, judge
 from harness.run.locate import misplaced
 from harness.run.outcome import CLASSES, outcome, verdict_of_error
 from harness.run.result import CaseResult, Finding, StepResult, apart
+from harness.run.tell import Tell
 from harness.run.verdict import Verdict
 from harness.run.walk import STEP_SECONDS, Done, Walker
 from harness.scenario.scenario import Scenario
@@ -60,6 +61,10 @@ class CaseName:
     case: str
     claim: str
     repeat: int = 1
+    claim_id: str = ""
+    """Which claim of the table it decides, e.g. ``C1``; '' for none."""
+    tells: tuple[Tell, ...] = ()
+    """What it tells there."""
 
 
 @dataclass
@@ -160,6 +165,7 @@ class ScenarioRun:
             still=still,
             recorded={name: moved for name, moved in observed.items() if moved and name not in prediction.predictions},
             messages=tuple(messages),
+            conversions=len(done.asked),
         )
         keep_sample(self.evidence, f"step{prediction.index}-before", before)
         keep_sample(self.evidence, f"step{prediction.index}-after", after)

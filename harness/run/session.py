@@ -35,6 +35,7 @@ from harness.run.outcome import pages_in_flight, rejected_window, verdict_of_err
 from harness.run.result import CaseResult, RunInfo
 from harness.run.runner import CaseName, run_scenario
 from harness.run.sharpness import sharpness
+from harness.run.tell import check_tells, with_tells
 from harness.run.verdict import Verdict, worst
 from harness.run.walk import STEP_SECONDS, check_supported
 from harness.scenario.scenario import Scenario
@@ -167,6 +168,7 @@ class Session:
     def run(self, scenario: Scenario, name: CaseName) -> CaseResult:
         """Run one case; its result is also kept in ``cases``."""
         scenario.check()
+        check_tells(name.tells, len(scenario.steps))
         spec = self.spec(guests=scenario.guests, chunks=scenario.chunks)
         check_supported(scenario, spec.machine.cpus)
         began = time.monotonic()
@@ -184,8 +186,15 @@ class Session:
             )  # fmt: skip
         else:
             result = _replayable(self._measured(ready, scenario, name), scenario)
+        result = with_tells(name.tells, len(scenario.steps), self.named(result, name))
         self.cases.append(result)
         return result
+
+    def named(self, result: CaseResult, name: CaseName) -> CaseResult:
+        """The result with what the table of claims wants to know: which claim, judged by what, on which kernel."""
+        release = next((ready.state.release for ready in self._ready.values()), "")
+        kernel = f"{release} [{self.kernel.name}]" if release and self.kernel else release
+        return msgspec.structs.replace(result, claim_id=name.claim_id, design=self.design, kernel=kernel)
 
     def _measured(self, ready: Ready, scenario: Scenario, name: CaseName) -> CaseResult:
         """Run a case; a window that was not the step's alone is measured again, on a fresh testbed.
