@@ -11,6 +11,7 @@ from __future__ import annotations
 import pytest
 
 from harness.pytest_plugin import Case
+from harness.run.tell import Tell
 from harness.scenario.region import G0
 from harness.scenario.steps import Convert, Place, Populate, Side, Step
 
@@ -18,6 +19,11 @@ PRIVATE, SHARED = Side.PRIVATE, Side.SHARED
 
 BEHIND = 8
 """Where the pages that go and come begin: in a row of 64 of which some stay, so that no node of a tree moves too."""
+
+
+def came_back(where: str, pages: int) -> list[Tell]:
+    """What the last step, which touches pages again, says of the frames that they had."""
+    return [Tell(-1, "frames/back", f"{where}: {{observed}} of {pages} frames came back (predicted {{predicted}})")]
 
 
 def private_on_cpu0(pages: int) -> tuple[Step, ...]:
@@ -38,6 +44,7 @@ def test_same_cpu(gmem: Case, count: int) -> None:
         Populate(there),
         frames=True,
         pcp_room=True,
+        tells=came_back("same CPU", count),
     )
 
 
@@ -54,6 +61,7 @@ def test_other_cpu(gmem: Case, count: int) -> None:
         Populate(there),
         frames=True,
         pcp_room=True,
+        tells=came_back("other CPU", count),
     )
 
 
@@ -73,6 +81,7 @@ def test_frames_wait_for_their_cpu(gmem: Case) -> None:
         Populate(late),
         frames=True,
         pcp_room=True,
+        tells=came_back("first CPU, later", 48),
     )
 
 
@@ -80,7 +89,14 @@ def test_frames_wait_for_their_cpu(gmem: Case) -> None:
 def test_lists_that_overflow(gmem: Case) -> None:
     """Frames that a CPU's lists cannot keep go to the free lists: some come back, none is promised."""
     there = G0[0:1024]
-    gmem.run(*private_on_cpu0(1024), Convert(there, SHARED), Convert(there, PRIVATE), Populate(there), frames=True)
+    gmem.run(
+        *private_on_cpu0(1024),
+        Convert(there, SHARED),
+        Convert(there, PRIVATE),
+        Populate(there),
+        frames=True,
+        tells=came_back("same CPU, lists capped", 1024),
+    )
 
 
 @pytest.mark.gmem(claim="C2", designs=["order0", "thp-discard"])
@@ -95,6 +111,7 @@ def test_whole_windows_same_cpu(gmem: Case, windows: int) -> None:
         Populate(there),
         frames=True,
         pcp_room=True,
+        tells=came_back("whole windows, same CPU", windows * 512),
     )
 
 
@@ -111,6 +128,7 @@ def test_whole_windows_other_cpu(gmem: Case, windows: int) -> None:
         Populate(there),
         frames=True,
         pcp_room=True,
+        tells=came_back("whole windows, other CPU", windows * 512),
     )
 
 
@@ -127,4 +145,5 @@ def test_pages_of_a_large_folio(gmem: Case, cpu: int) -> None:
         Populate(there),
         frames=True,
         pcp_room=True,
+        tells=came_back(f"pieces of a folio, freed on CPU 0, touched on {cpu}", 440),
     )

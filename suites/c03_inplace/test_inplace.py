@@ -10,10 +10,14 @@ from __future__ import annotations
 import pytest
 
 from harness.pytest_plugin import Case
+from harness.run.tell import Tell
 from harness.scenario.region import G0, G1
 from harness.scenario.steps import Check, Convert, Place, Populate, Side
 
 PRIVATE, SHARED = Side.PRIVATE, Side.SHARED
+
+GONE = "{observed} frames given up by conversions (predicted {predicted})"
+"""Of the steps from the first conversion of pages that are present on."""
 
 IN_PLACE = pytest.mark.gmem(claim="C3", designs=["inplace", "inplace-thp", "inplace-thp-noop"])
 
@@ -30,6 +34,7 @@ def test_there_and_back(gmem: Case, count: int) -> None:
         Convert(there, PRIVATE),
         Check(there, "pattern"),
         frames=True,
+        tells=[Tell(-1, "frames/gone", GONE, first=2)],
     )
 
 
@@ -47,6 +52,7 @@ def test_touched_on_both_sides(gmem: Case) -> None:
         Convert(some, PRIVATE),
         Populate(some),
         frames=True,
+        tells=[Tell(-1, "frames/gone", GONE, first=2)],
     )
 
 
@@ -60,6 +66,7 @@ def test_page_by_page(gmem: Case) -> None:
         Convert(there, SHARED, by=1),
         Convert(there, PRIVATE, by=1),
         frames=True,
+        tells=[Tell(-1, "frames/gone", GONE, first=2)],
     )
 
 
@@ -76,6 +83,7 @@ def test_beside_another_guest(gmem: Case) -> None:
         Convert(G0[0:512], PRIVATE),
         guests=2,
         frames=True,
+        tells=[Tell(-1, "frames/gone", GONE, first=2)],
     )
 
 
@@ -94,4 +102,5 @@ def test_a_discard_does_move_pages(gmem: Case, count: int) -> None:
         Check(there, "pattern"),
         frames=True,
         pcp_room=True,
+        tells=[Tell(-1, "frames/gone", GONE, first=3)],
     )
