@@ -104,6 +104,11 @@ class Backing:
     unpin: Rule = keep
     """References that pins took on shared pages of the range are dropped."""
 
+    @property
+    def falls_back(self) -> bool:
+        """Whether it takes an order-0 folio where a large one is not to be had."""
+        return self.folio_orders[0] == 0 and len(self.folio_orders) > 1
+
 
 @dataclass(frozen=True)
 class Design:

@@ -33,8 +33,9 @@ class HostFacts:
     """CONFIG_PT_RECLAIM: madvise(DONTNEED) of a whole empty page table frees the table (6.14 and later, x86)."""
     tables_present: bool = True
     """Whether the canonical empty state has QEMU's page tables for the regions; see ``RegionState.tables``."""
-    thp_available: bool = True
-    """Whether a fault that wants a huge folio gets one; False: THP is off or free memory is in pieces."""
+    thp_available: bool | None = True
+    """Whether a fault on the shared side that wants a huge folio gets one; False: free memory is in pieces; None: any
+    may fail, so that bounds are over both outcomes."""
     use_zero_page: bool = True
     """transparent_hugepage/use_zero_page: a read of an empty window maps the huge zero folio, which exists already."""
     huge_zero_replaced: bool = True

@@ -122,19 +122,21 @@ def _begin(scenario: Scenario, world: _World, given: Mapping[str, RegionState]) 
     lists = blocks.FreeLists.from_sample(start, facts)
     lost = "" if lists else "the first sample lacks free/Unmovable, free/Reclaimable or free_order/10"
     walk = _Walk(states, lists, lost, elsewhere=elsewhere, running=list(facts.guests))
-    if facts.large_folios is None:
+    if None in (facts.large_folios, facts.thp_available):
         _become_unsure(world, walk)
         for name, worlds in (walk.worlds or {}).items():
             if name not in given:  # neither is it known what the private touch of the preparation got
-                other = uncertain.split_up(replace(states[name], nested_missing=Blocks()), world.design.order)
+                order = uncertain.window_order(world.design, world.backing)
+                other = uncertain.split_up(replace(states[name], nested_missing=Blocks()), order)
                 worlds |= {number: tuple(dict.fromkeys((*seen, *other[number]))) for number, seen in worlds.items()}
     return walk
 
 
 def _become_unsure(world: _World, walk: _Walk) -> None:
     """From here on a large allocation may fail, window by window."""
-    if walk.worlds is None and world.design.falls_back and world.facts.large_folios is not False:
-        walk.worlds = {name: uncertain.split_up(state, world.design.order) for name, state in walk.regions.items()}
+    if walk.worlds is None and uncertain.unsure(world.design, world.backing, world.facts):
+        order = uncertain.window_order(world.design, world.backing)
+        walk.worlds = {name: uncertain.split_up(state, order) for name, state in walk.regions.items()}
         walk.lists, walk.lists_lost = None, "large folios may be had or not: what they take of the lists is not known"
 
 

@@ -17,8 +17,9 @@ import msgspec
 
 from harness.model import pages, slab
 from harness.model.aligned import PMD_ORDER, Blocks
-from harness.model.context import Context
+from harness.model.context import Backing, Context, Design
 from harness.model.events import Event
+from harness.model.facts import HostFacts
 from harness.model.parked import Parked
 from harness.model.state import Patterns, RegionState, chunks_of
 from harness.model.steprules import RANGE_RULES, StepOutcome
@@ -55,14 +56,14 @@ class Followed:
     """Why nothing can be said from here on."""
 
 
-def window_order(context_order: int) -> int:
+def window_order(design: Design, backing: Backing) -> int:
     """Windows are at least chunks: a page table, a hypercall and a discard are never wider than a window."""
-    return max(context_order, PMD_ORDER)
+    return max(design.order, backing.folio_orders[-1], PMD_ORDER)
 
 
 def split_up(region: RegionState, order: int) -> Worlds:
-    """The windows of a region whose state is known."""
-    size = 1 << window_order(order)
+    """The windows of ``2**order`` pages of a region whose state is known."""
+    size = 1 << order
     count = -(-region.chunks * CHUNK_PAGES // size)
     return {n: (_only(region, pages.span(n * size, size)),) for n in range(count)}
 
@@ -72,7 +73,7 @@ def follow(
 ) -> Followed:
     """Carries ``step`` out in every state of each window that it touches; changes ``worlds``."""
     (where,) = step.ranges()
-    size = 1 << window_order(context.design.order)
+    size = 1 << window_order(context.design, context.backing)
     common: list[Event] = []
     perhaps: list[Event] = []
     parts: list[StepOutcome] = []
@@ -117,11 +118,30 @@ def _try(
 ) -> list[tuple[RegionState, StepOutcome]]:
     """Each state with each luck; the first is the first state with good luck."""
     found = []
+    lucks = [replace(context, facts=facts) for facts in _lucks(context)]
     for state in states:
-        for lucky in (True, False):
-            tried = replace(context, facts=replace(context.facts, large_folios=lucky))
+        for tried in lucks:
             found.append((state, RANGE_RULES[type(step)](tried, state, step, generation)))
     return found
+
+
+def unsure(design: Design, backing: Backing, facts: HostFacts) -> bool:
+    """Whether an allocation of a large folio may fail on either side, and a smaller one is taken instead."""
+    return (
+        len(_outcomes(design.falls_back, facts.large_folios)) + len(_outcomes(backing.falls_back, facts.thp_available))
+        > 2
+    )
+
+
+def _lucks(context: Context) -> list[HostFacts]:
+    """What both sides may get, the best first."""
+    private = _outcomes(context.design.falls_back, context.facts.large_folios)
+    shared = _outcomes(context.backing.falls_back, context.facts.thp_available)
+    return [replace(context.facts, large_folios=large, thp_available=huge) for large in private for huge in shared]
+
+
+def _outcomes(falls_back: bool, known: bool | None) -> tuple[bool, ...]:
+    return (True, False) if falls_back and known is not False else (known is not False,)
 
 
 def _within(step: Step, first: int, end: int) -> Step | None:
@@ -156,6 +176,8 @@ def _hull(rests: Sequence[Sequence[Event]]) -> dict[str, tuple[int, int]]:
         for event in events:
             for counter, difference in event.moves():
                 moved[counter] += difference
+            if event.kind.demand == "Movable":  # as blocks.post_movable_balance enters what all worlds have
+                moved["movable_balance"] += event.pages * event.kind.moves.get("F", 0)
         sums.append(moved)
     names = {name for moved in sums for name in moved}
     return {name: (min(moved[name] for moved in sums), max(moved[name] for moved in sums)) for name in names}

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +21,8 @@ from harness.scenario.steps import Close, Convert, PageRange, Pin, Populate, Pre
 FACTS = HostFacts(ncpu=2, regions={"g0.r0": 2}, tables_present=False)
 START = {
     "gmem/g0": 0, "thp_fault_alloc": 4, "thp_split_pmd": 0, "thp_split_page": 0,
-    "thp_collapse_alloc": 2, "thp_zero_page_alloc": 1, "mthp/2048kB/split": 0,
+    "thp_collapse_alloc": 2, "thp_zero_page_alloc": 1, "mthp/2048kB/split": 0, "thp_fault_fallback": 0,
+    "thp_file_fallback": 0, "thp_file_alloc": 0,
     "mthp/64kB/split": 0, "hugetlb/2048kB/free_hugepages": 8, "hugetlb/2048kB/nr_hugepages": 8,
 }  # fmt: skip
 SMALL = sorted(name for name in BACKINGS if name != "hugetlb-1g")
@@ -144,6 +147,31 @@ def test_pressure_may_split_what_is_partly_mapped(partly, known):
     for counter in ("F", "unaccounted", "nr_anon_pages"):
         assert (counter in after.predictions) is known
         assert counter in after.predictions or "huge folios" in after.unpredicted[counter]
+
+
+@pytest.mark.parametrize("backing", ["anon-thp", "shmem-thp"])
+def test_where_memory_is_short_a_first_touch_is_bounded_by_both_outcomes(backing):
+    maybe = replace(FACTS, thp_available=None)
+    first, back = run(backing, Populate(at(0, 3)), Convert(at(0, 512), Side.PRIVATE), facts=maybe)
+    present, wanted, missed = {
+        "anon-thp": ("nr_anon_pages", "thp_fault_alloc", "thp_fault_fallback"),
+        "shmem-thp": ("nr_shmem", "thp_file_alloc", "thp_file_fallback"),
+    }[backing]
+    assert (moved([first], present), moved([first], wanted), moved([first], missed)) == ((3, 512), (0, 1), (0, 1))
+    assert moved([back], present) == (-512, -3)
+
+
+@pytest.mark.parametrize("backing", ["anon-thp", "shmem-thp"])
+@common
+@given(steps=LISTS, available=st.booleans())
+def test_what_happens_lies_within_the_bounds_of_what_may(backing, available, steps):
+    maybe = run(backing, *steps, facts=replace(FACTS, thp_available=None))
+    sure = run(backing, *steps, facts=replace(FACTS, thp_available=available))
+    for wide, narrow in zip(maybe, sure, strict=True):
+        for counter, bound in wide.predictions.items():
+            if counter in narrow.predictions:
+                assert bound.low <= narrow.predictions[counter].low, (counter, wide.step.text())
+                assert narrow.predictions[counter].high <= bound.high, (counter, wide.step.text())
 
 
 def test_a_region_that_no_gigabyte_fits_in_is_refused_in_a_sentence():
