@@ -74,6 +74,24 @@ class PageTypeInfo:
                 sums[row.migratetype] = sums.get(row.migratetype, 0) + pages
         return {name: pages for name, pages in sums.items() if name not in unknown}
 
+    def first_zone(self) -> Mapping[str, int]:
+        """The zone that an allocation without a zone of its own is asked of first: free pages per migratetype, and
+        free blocks of the largest order as ``whole``.
+
+        That is the highest zone that has pageblocks (include/linux/gfp.h:gfp_zone, mmzone.h:first_zones_zonelist).
+        Empty on a machine of several nodes, where it depends on the CPU.  A list that nobody counted is missing.
+        """
+        populated = [row for row in self.blocks if any(row.blocks.values())]
+        if len({row.node for row in populated}) != 1:
+            return {}
+        zone = populated[-1].zone  # the kernel prints zones in rising order
+        rows = [row for row in self.free if row.zone == zone]
+        found = {row.migratetype: pages for row in rows if (pages := row.pages) is not None}
+        largest = [row.free[-1] for row in rows]
+        if None not in largest:
+            found["whole"] = sum(blocks for blocks in largest if blocks is not None)
+        return found
+
     def block_counts(self) -> Mapping[str, int]:
         """Pageblocks by migratetype over all zones."""
         sums: dict[str, int] = {}

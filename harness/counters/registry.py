@@ -143,6 +143,11 @@ COUNTERS: Final[tuple[CounterSpec, ...]] = (
         "unknown once a list has more than 100000 entries: the kernel stops counting",
     ),
     CounterSpec(
+        "first_zone/*", "pages", PAGETYPEINFO, Kind.ITEM, Exactness.PCP,
+        "free/* of the zone that allocations are asked of first; whole: its free blocks of order 10",
+        "absent on a machine of several nodes",
+    ),
+    CounterSpec(
         "blocks/*", "pageblocks", PAGETYPEINFO, Kind.ITEM, Exactness.EXACT,
         "an allocation that claims blocks of another type; freeing does not give them back",
     ),

@@ -17,12 +17,18 @@ from harness.model.facts import HostFacts
 from harness.model.ledger import Ledger
 
 BLOCK_COUNTERS = ("blocks/Unmovable", "blocks/Movable", "blocks/Reclaimable")
+_PLENTY = 1 << 62
+"""Free pages of a type that nobody counts here, because there are so many."""
 CLAIM_PAGES = physics.CLAIM_BLOCKS * physics.BLOCK_PAGES
 
 
 @dataclass(frozen=True)
 class FreeLists:
-    """Free pages per migratetype at a step's start, per-CPU lists included, as (least, most); what is left to claim."""
+    """Free pages per migratetype at a step's start, per-CPU lists included, as (least, most); what is left to claim.
+
+    Of the zone that is asked first: free pages of lower zones do not postpone a claim, because ALLOC_NOFRAGMENT forbids
+    only claims of less than a pageblock (page_alloc.c:alloc_flags_nofragment, get_page_from_freelist).
+    """
 
     unmovable: tuple[int, int]
     reclaimable: tuple[int, int]
@@ -31,8 +37,13 @@ class FreeLists:
 
     @classmethod
     def from_sample(cls, start: Mapping[str, int], facts: HostFacts) -> FreeLists | None:
-        """None when the first sample lacks a counter that the claim rule needs."""
-        names = ("free/Unmovable", "free/Reclaimable", "free_order/10")
+        """None when the first sample lacks a counter that the claim rule needs.
+
+        A sample without ``first_zone/*`` is taken for one of a host with one zone.
+        """
+        names: tuple[str, ...] = ("first_zone/Unmovable", "first_zone/Reclaimable", "first_zone/whole")
+        if names[-1] not in start:
+            names = ("free/Unmovable", "free/Reclaimable", "free_order/10")
         if any(name not in start for name in names):
             return None
         hidden = start.get("pcp", facts.pcp_pages)
@@ -50,13 +61,14 @@ class Claims:
 
 
 def claims(free: tuple[int, int], demand: tuple[int, int], overshoot: int, whole: int = 0) -> Claims:
-    """By demand beyond what is free: at least single blocks for what is surely missing, at most order-10 claims.
+    """By demand beyond what is free, in free blocks of order 10: the caller sees to it that there are enough of them.
 
     ``whole``: pages that large folios may take besides; what is free may be in pieces that are of no use to them.
     """
     surely = max(0, demand[0] - free[1])
     perhaps = (max(0, demand[1] + overshoot - free[0]) if demand[1] else 0) + whole
-    return Claims(-(-surely // physics.BLOCK_PAGES), -(-perhaps // CLAIM_PAGES) * physics.CLAIM_BLOCKS)
+    low, high = (-(-pages // CLAIM_PAGES) * physics.CLAIM_BLOCKS for pages in (surely, perhaps))
+    return Claims(low, high)
 
 
 def _after(
@@ -68,9 +80,14 @@ def _after(
     return max(0, low - lost * physics.BLOCK_PAGES), high
 
 
-def _merged(freed: int) -> int:
-    """Blocks that ``freed`` pages complete when they fill blocks one after the other."""
-    return -(-freed // physics.BLOCK_PAGES)
+def _merged(freed: int, hidden: int, own: int, others: int) -> int:
+    """Most pageblocks that give their type to a free block that they merge with (page_alloc.c:__free_one_page).
+
+    Each was completed by one of the ``freed`` pages, or by one that a per-CPU list held and a free pushed out
+    (``hidden``): eight pages complete eight blocks that were free but for them.  And it needs 512 free pages of its own
+    type (``own``) and as many of another (``others``), both as there may be afterwards.
+    """
+    return min(freed + hidden, own // physics.BLOCK_PAGES, others // physics.BLOCK_PAGES) if freed else 0
 
 
 def post_blocks(
@@ -100,8 +117,12 @@ def post_blocks(
             f"up to {most} pages may be claimed and only {lists.claimable} lie in free blocks of order 10:"
             " smaller ones are then split or stolen, depending on their contents"
         )
-    merged_u, merged_r = _merged(back), _merged(slab[1])
-    merged_m = _merged(sum(max(0, _flow(event, "Movable")) for event in events))
+    own_u = lists.unmovable[1] + unmovable.high * physics.BLOCK_PAGES + back
+    own_r = lists.reclaimable[1] + reclaimable.high * physics.BLOCK_PAGES + slab[1]
+    movable_back = sum(max(0, _flow(event, "Movable")) for event in events)
+    merged_u = _merged(back, overshoot, own_u, _PLENTY)  # most free memory is Movable
+    merged_r = _merged(slab[1], overshoot, own_r, _PLENTY)
+    merged_m = _merged(movable_back, overshoot, _PLENTY, own_u + own_r)
     text = (
         f"unmovable pages wanted: {taken}, free: {lists.unmovable[0]} to {lists.unmovable[1]};"
         f" slab pages wanted: up to {slab[0]};"

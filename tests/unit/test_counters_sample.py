@@ -69,6 +69,9 @@ class TestVocabulary:
             "free/Movable": 50,
             "blocks/Unmovable": 2,
             "blocks/Movable": 4,
+            "first_zone/Unmovable": 5,
+            "first_zone/Movable": 50,
+            "first_zone/whole": 21,
             "movable_balance": 50 - 4 * 512,
             "free_order/0": 5,
             "free_order/1": 6,
@@ -116,6 +119,23 @@ class TestVocabulary:
         assert "free/Unmovable" in values
         assert "free/Movable" not in values
         assert "movable_balance" not in values
+
+    def test_the_zone_asked_first_is_the_highest_with_pageblocks(self) -> None:
+        text = SECTIONS["pagetypeinfo"].replace(
+            "Node    0, zone   Normal, type    Unmovable",
+            "Node    0, zone    DMA32, type    Unmovable    100    100 \nNode    0, zone   Normal, type    Unmovable",
+        )
+        row = "Node 0, zone    DMA32            9            9 \n"
+        text = text.replace("Node 0, zone   Normal  ", row + "Node 0, zone   Normal  ")
+        text += "Node 0, zone  Movable            0            0 \n"
+        values = build_sample(encode_sections({**SECTIONS, "pagetypeinfo": text})).values
+        assert (values["first_zone/Unmovable"], values["free/Unmovable"]) == (5, 305)
+        assert values["first_zone/whole"] == 21
+
+    def test_with_two_nodes_no_zone_is_first(self) -> None:
+        text = SECTIONS["pagetypeinfo"] + "Node 1, zone   Normal            2            4 \n"
+        values = build_sample(encode_sections({**SECTIONS, "pagetypeinfo": text})).values
+        assert not [name for name in values if name.startswith("first_zone/")]
 
     @pytest.mark.parametrize("name", ["gmem/4711", "kvm/4711-12/pages_4k", "hugetlb/2048kB/nr_hugepages"])
     def test_an_unreadable_number_names_its_file(self, name: str) -> None:

@@ -184,3 +184,20 @@ def test_a_region_of_a_gigabyte_is_predicted_in_moments():
     assert time.perf_counter() - begin < 5
     assert bound(predicted[1], "nr_file_pages") == (262144, 262144)
     assert bound(predicted[2], "nr_file_pages") == (-262144, -262144)
+
+
+def test_free_pages_of_a_lower_zone_do_not_postpone_a_claim() -> None:
+    """2,000 pages wanted, as many free, but in the zone that is asked later: the first zone claims.
+
+    Two claims for the 1,900 that are missing, perhaps a third; and one for slabs may take its blocks from Unmovable.
+    """
+    first = {"first_zone/Unmovable": 100, "first_zone/Reclaimable": 100, "first_zone/whole": 500}
+    (step,) = run(Fallocate(PageRange("g0.r0", 0, 2000)), start=LISTS | first | {"free/Unmovable": 4000})
+    assert (step.predictions["blocks/Unmovable"].low, step.predictions["blocks/Unmovable"].high) == (2, 6)
+
+
+def test_a_few_freed_pages_may_complete_as_many_blocks() -> None:
+    """Eight pages in eight blocks that are free but for them; only what is free bounds them."""
+    fill, take = Fallocate(PageRange("g0.r0", 0, 8)), PunchHole(PageRange("g0.r0", 0, 8))
+    _, step = run(fill, take, start=LISTS | {"free/Unmovable": 512 * 3 + 8})
+    assert step.predictions["blocks/Unmovable"].high == 3
