@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""KVM's page tables and the cache they come from, by hand; design records; what a reference on part of a folio keeps."""
+"""KVM's page tables and the cache they come from, by hand; designs; what a reference on part of a folio keeps."""
 
 from __future__ import annotations
 
