@@ -17,6 +17,8 @@ from harness.cli.show import Progress, final, progress
 from harness.errors import GmemError, InfraError, UsageError
 from harness.images.recipes import SOURCE_ROOT
 from harness.pytest_plugin import LISTENER, RANDOM_CASES, GmemRun, run_of, selected
+from harness.report.claims_table import Run, claims_table, has_claims
+from harness.report.claims_text import show_claims
 from harness.run.result import CaseResult
 from harness.run.verdict import Verdict
 from harness.run.walk import STEP_SECONDS
@@ -187,6 +189,9 @@ def _conclude(watcher: _Watcher, status: int, *, dry_run: bool, as_json: bool) -
     if run is not None and run.session is not None and run.out is not None:  # then pytest's status is our verdict's
         info = run.session.info(tuple(sys.argv), ended_by=run.ended_by)
         final(info, run.session.cases, run.out.path, json_output=as_json)
+        if has_claims(run.session.cases) and not as_json:
+            table = claims_table([Run(info, run.session.cases, run.out.curves, run.out.path)], run.out.path)
+            show_claims(table, sys.stdout)
         return info.exit_code
     if run is not None and run.ended_by:
         raise _error_of(*run.ended_by)

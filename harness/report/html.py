@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The report for people: one HTML file that needs no network, no script and no other file.
 
-The template escapes everything, and every single value is cleaned and bounded on its way into it (``finalize``): what
-guests and kernels under test printed is data.  Amounts are bounded too; the rest stays in ``results.jsonl``.
+The template escapes everything, and every single value is cleaned and bounded on its way into it (``finalize`` in
+pages.py): what guests and kernels under test printed is data.  Amounts are bounded too; the rest stays in
+``results.jsonl``.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
+from harness.report.claims_page import claims_section
+from harness.report.claims_table import Table, inside
+from harness.report.pages import template
 from harness.report.summary import (
     KeyCounter,
     case_name,
@@ -29,11 +30,10 @@ from harness.report.summary import (
     sharpness_text,
     summarize,
 )
-from harness.report.text import one_line, tail
+from harness.report.text import tail
 from harness.run.result import CaseResult, CounterSharpness, Finding, RunInfo, StepResult
 from harness.run.verdict import Verdict
 
-_TEMPLATE: Final = Path(__file__).with_name("report.html.j2")
 _STEPS: Final = 200
 _ROWS: Final = 200
 _CONSOLES: Final = 8
@@ -87,15 +87,14 @@ class _Case:
     open_consoles: bool
 
 
-def html(info: RunInfo, cases: Sequence[CaseResult], out: Path) -> str:
-    """The document.  ``out`` is the output directory: evidence is linked relative to it, consoles are read from it."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+def html(info: RunInfo, cases: Sequence[CaseResult], out: Path, claims: Table | None = None) -> str:
+    """The document.  ``out`` is the output directory: evidence is linked relative to it, consoles are read from it.
+
+    ``claims``: the table of claims of this run, for a run that has cases about them.
+    """
     told = [_case(number, case, out) for number, case in enumerate(cases, 1)]
     detailed = _detailed(told)
-    return template.render(
+    return template("report.html.j2").render(
         info=info,
         facts=_facts(info),
         guest_kind=guest_kind_text(info.guest_kind),
@@ -107,6 +106,8 @@ def html(info: RunInfo, cases: Sequence[CaseResult], out: Path) -> str:
         sharp_text=sharpness_text(info.sharpness),
         consoles=_run_consoles(cases, out),
         open_consoles=info.verdict in _OPEN,
+        claims="" if claims is None else claims_section(claims),
+        curves=claims is not None and bool(claims.curves),
     )
 
 
@@ -136,11 +137,6 @@ def _sharp(info: RunInfo) -> list[_Sharp]:
     return [_Sharp(row, ratio_text(row), bool(row.intervals) and (row.ratio or 2.0) > 1.0) for row in rows]
 
 
-def _finalize(value: object) -> object:
-    """Every value that the template prints; what a macro made is markup whose values came through here before."""
-    return one_line(value, collapse=False) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
 def _facts(info: RunInfo) -> list[tuple[str, list[tuple[str, str]]]]:
     """Sections of names and values, in the order a reader asks for them."""
     return [
@@ -163,7 +159,7 @@ def _facts(info: RunInfo) -> list[tuple[str, list[tuple[str, str]]]]:
 
 def _case(number: int, case: CaseResult, out: Path) -> _Case:
     summary = summarize(case)
-    folder = _inside(out, case.evidence)
+    folder = inside(out, case.evidence)
     return _Case(
         case=case,
         name=case_name(case),
@@ -197,15 +193,6 @@ def _step(step: StepResult) -> _Step:
     )
 
 
-def _inside(out: Path, relative: str) -> Path | None:
-    """The folder ``relative`` of the output directory if it is one and does not lead out of it."""
-    try:
-        root, folder = out.resolve(), (out / relative).resolve()
-        return folder if folder.is_relative_to(root) and folder != root and folder.is_dir() else None
-    except (OSError, ValueError):  # a text that cannot be a name: too long, with NUL, with half a surrogate pair
-        return None
-
-
 def _consoles(folder: Path, out: Path) -> list[_Console]:
     """The ends of all consoles in a folder of evidence, the host's first."""
     found = sorted(folder.glob("*console*.txt"), key=lambda path: (path.name != "host-console.txt", path.name))
@@ -221,7 +208,7 @@ def _consoles(folder: Path, out: Path) -> list[_Console]:
 
 def _run_consoles(cases: Sequence[CaseResult], out: Path) -> list[_Console]:
     """Consoles of evidence that belongs to no case: the boot of the host, and what came after the last case."""
-    known = {_inside(out, case.evidence) for case in cases}
+    known = {inside(out, case.evidence) for case in cases}
     folders = sorted((out / "evidence").glob("*/")) if (out / "evidence").is_dir() else []
-    resolved = (_inside(out, folder.relative_to(out).as_posix()) for folder in folders)
+    resolved = (inside(out, folder.relative_to(out).as_posix()) for folder in folders)
     return [console for folder in resolved if folder and folder not in known for console in _consoles(folder, out)]

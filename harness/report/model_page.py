@@ -8,20 +8,14 @@ executed; everything else goes through a template that escapes.
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
 from harness.report.model_terms import PLOTS, Line, Plot, Predicted, bounds, moved
+from harness.report.pages import in_script, plotly, template
 from harness.report.text import one_line
 
-_TEMPLATE: Final = Path(__file__).with_name("model.html.j2")
 _ROWS: Final = 400
 """Rows of predictions of one design: more are in the JSON, and no phone scrolls further."""
 _REASONS: Final = 12
@@ -52,33 +46,13 @@ class _Row:
 
 def model_page(page: ModelPage) -> str:
     """The document."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, finalize=_finalize, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
+    return template("model.html.j2").render(
         page=page,
         plots=PLOTS,
-        figures=Markup(_in_script([_figure(plot, page.lines) for plot in PLOTS])),
-        plotly=Markup(_plotly()) if page.lines else "",
+        figures=in_script([_figure(plot, page.lines) for plot in PLOTS]),
+        plotly=plotly() if page.lines else "",
         predictions=[(found, _rows(found)) for found in page.predictions],
     )
-
-
-def _finalize(value: object) -> object:
-    return one_line(value, collapse=False) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _plotly() -> str:
-    """plotly.js as its Python package carries it; a closing tag within would end the script element early."""
-    text = files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
-    return text.replace("</script", "<\\/script")
-
-
-def _in_script(value: object) -> str:
-    """JSON that holds nothing that HTML could take for a tag or a comment."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _figure(plot: Plot, lines: Sequence[Line]) -> dict[str, Any]:

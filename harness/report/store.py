@@ -18,11 +18,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from harness.errors import InfraError, UsageError
+from harness.report.claims_page import claims_page
+from harness.report.claims_table import Run, Table, claims_table, has_claims
 from harness.report.html import html
 from harness.report.junit import junit_xml
 from harness.report.ktap import ktap
@@ -37,6 +39,8 @@ RUN: Final = "run.json"
 JUNIT: Final = "junit.xml"
 KTAP: Final = "results.ktap"
 HTML: Final = "report.html"
+CLAIMS_JSON: Final = "claims.json"
+CLAIMS_HTML: Final = "claims.html"
 EVIDENCE: Final = "evidence"
 DEFAULT_ROOT: Final = "gmem-out"
 LATEST: Final = "latest"
@@ -135,17 +139,29 @@ class OutDir:
         ``run.json`` is written even if a report cannot be: it holds the verdict, reports can be made again.
         """
         try:
-            write_reports(self.path, info, self.cases)
+            write_reports(self.path, info, self.cases, self.curves)
         finally:
-            text = json.dumps(storable(msgspec.to_builtins(info)), indent=1, sort_keys=True, ensure_ascii=False)
-            _write(self.path / RUN, text + "\n")
+            _write(self.path / RUN, _text(info))
 
 
-def write_reports(path: Path, info: RunInfo, cases: list[CaseResult]) -> None:
-    """Write ``junit.xml``, ``results.ktap`` and ``report.html`` of a run into its output directory."""
+def write_reports(path: Path, info: RunInfo, cases: list[CaseResult], curves: list[Series] | None = None) -> None:
+    """Write ``junit.xml``, ``results.ktap``, ``report.html`` and the table of claims of a run into its directory."""
     _write(path / JUNIT, '<?xml version="1.0" encoding="UTF-8"?>\n' + junit_xml(info, cases))
     _write(path / KTAP, ktap(info, cases))
-    _write(path / HTML, html(info, cases, path))
+    table = claims_table([Run(info, cases, curves or [], path)], path) if has_claims(cases) else None
+    _write(path / HTML, html(info, cases, path, table))
+    if table is not None:
+        write_claims(path, table)
+
+
+def write_claims(path: Path, table: Table) -> None:
+    """Write ``claims.json`` and ``claims.html`` into the directory that the table's links start from."""
+    _write(path / CLAIMS_JSON, _text(table))
+    _write(path / CLAIMS_HTML, claims_page(table))
+
+
+def _text(record: msgspec.Struct) -> str:
+    return json.dumps(storable(msgspec.to_builtins(record)), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def load(path: Path, *, notify: Callable[[str], None] | None = None) -> tuple[RunInfo | None, list[CaseResult]]:
@@ -163,14 +179,23 @@ def load(path: Path, *, notify: Callable[[str], None] | None = None) -> tuple[Ru
             info = msgspec.json.decode(_read(path / RUN), type=RunInfo)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise DamagedResult(f"{path / RUN} is damaged: {one_line(str(error), 300)}") from error
-    return info, list(_cases(path / RESULTS, notify or _print_line))
+    return info, list(_records(path / RESULTS, CaseResult, notify or _print_line))
 
 
-def _cases(path: Path, notify: Callable[[str], None]) -> Iterator[CaseResult]:
+def load_series(path: Path, *, notify: Callable[[str], None] | None = None) -> list[Series]:
+    """The curves that the cases of a run recorded, read back as :func:`load` does; most runs have none."""
+    place = path / SERIES
+    return list(_records(place, Series, notify or _print_line)) if place.exists() else []
+
+
+_Record = TypeVar("_Record", bound=msgspec.Struct)
+
+
+def _records(path: Path, kind: type[_Record], notify: Callable[[str], None]) -> Iterator[_Record]:
     *lines, rest = _read(path).split(b"\n")
     for number, line in enumerate(lines, 1):
         try:
-            yield msgspec.json.decode(line, type=CaseResult)
+            yield msgspec.json.decode(line, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise DamagedResult(
                 f"{path} line {number} is damaged ({one_line(str(error), 300)}): remove that line to read the others"
