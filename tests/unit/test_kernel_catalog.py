@@ -100,3 +100,16 @@ def test_the_list_of_the_project_is_valid() -> None:
     catalog = Catalog.load(HOST_CONFIGS / "kernels.yaml")
     assert {"7.3", "6.12"} <= set(catalog.names())
     assert catalog.recipe(catalog.default).package == f"linux-source-{catalog.default}"
+
+
+def test_every_patch_of_a_demonstrator_is_used_and_described() -> None:
+    catalog = Catalog.load(HOST_CONFIGS / "kernels.yaml")
+    used = {patch for name in catalog.names() for patch in catalog.recipe(name).patches}
+    assert used == set((HOST_CONFIGS / "patches").glob("*/*.patch"))
+    document = (HOST_CONFIGS.parent / "docs" / "kernels.md").read_text()
+    for name in catalog.names():
+        for patch in catalog.recipe(name).patches:
+            assert f"\n## {patch.stem}\n" in document
+            assert f"`{name}`" in document
+    for patch in used:
+        assert patch.read_text().startswith("SPDX-License-Identifier: GPL-2.0-only\nSubject: ")
