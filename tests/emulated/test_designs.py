@@ -20,11 +20,11 @@ name: story
 steps:
 - {do: convert, range: 'g0.r0[0:512]', to: private}
 - {do: populate, range: 'g0.r0[0:512]'}
-- {do: convert, range: 'g0.r0[100]', to: shared}
-- {do: convert, range: 'g0.r0[100]', to: private}
-- {do: populate, range: 'g0.r0[100]'}
+- {do: convert, range: 'g0.r0[100:101]', to: shared}
+- {do: convert, range: 'g0.r0[100:101]', to: private}
+- {do: populate, range: 'g0.r0[100:101]'}
 - {do: check, range: 'g0.r0[0:512]', expect: pattern}
-- {do: convert, range: 'g0.r0[3]', to: shared}
+- {do: convert, range: 'g0.r0[3:4]', to: shared}
 - {do: convert, range: 'g0.r0[256:512]', to: shared}
 - {do: convert, range: 'g0.r0[0:512]', to: shared}
 - {do: convert, range: 'g0.r0[0:512]', to: private}
