@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from harness.errors import UsageError
@@ -162,26 +160,12 @@ def test_the_known_backing():
     assert ORDER0.folio_orders == (0,)
 
 
-def test_a_suite_sized_scenario_is_predicted_at_once():
-    """A case may spend 10 ms of a processor; a busy machine gets three times that, and the best of five counts."""
-    steps = [Convert(ALL, Side.PRIVATE), Populate(ALL)]
-    steps += [Convert(PageRange("g0.r0", n, 1), Side.SHARED) for n in range(0, 60, 3)]
-    steps += [Touch(ALL, stride=3), Check(ALL, "either"), Convert(ALL, Side.SHARED)]
-    times = []
-    for _ in range(5):
-        begin = time.process_time()
-        run(*steps, start=LISTS)
-        times.append(time.process_time() - begin)
-    assert min(times) < 0.030
-
-
-def test_a_region_of_a_gigabyte_is_predicted_in_moments():
+@pytest.mark.timeout(60)  # a fraction of a second; minutes where a rule walks pages one by one
+def test_a_region_of_a_gigabyte_is_predicted():
     facts = HostFacts(ncpu=64, regions={"g0.r0": 512})
     whole = PageRange("g0.r0", 0, 512 * 512)
     steps = (Convert(whole, Side.PRIVATE), Populate(whole), Convert(whole, Side.SHARED))
-    begin = time.perf_counter()
     predicted = predict(Scenario("large", steps, chunks=512), ORDER0, {"gmem/g0": 0}, facts)
-    assert time.perf_counter() - begin < 5
     assert bound(predicted[1], "nr_file_pages") == (262144, 262144)
     assert bound(predicted[2], "nr_file_pages") == (-262144, -262144)
 
