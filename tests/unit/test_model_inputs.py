@@ -14,7 +14,7 @@ from harness.model.predict import predict
 from harness.model.prediction import Prediction, Reason
 from harness.model.state import RegionState
 from harness.scenario.scenario import Scenario
-from harness.scenario.steps import Check, Close, Convert, Empty, Fallocate, PageRange, Populate, PunchHole, Side, Touch
+from harness.scenario.steps import Close, Convert, Empty, Fallocate, PageRange, Populate, PunchHole, Side, Touch
 
 ORDER0 = design_named("order0")
 FACTS = HostFacts(ncpu=2)
