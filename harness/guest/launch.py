@@ -4,11 +4,14 @@
 Both forms run a KVM_X86_SW_PROTECTED_VM.  ``snp-stand-in`` is stock QEMU on its own sev-snp-guest path with the
 interposer in place of the firmware; ``sw-protected-direct`` is the same QEMU without a confidential object, where the
 interposer adds the guest_memfd and carries conversions out itself.
+
+On a kernel that converts in place both get a second interposer, which makes the guest_memfd the RAM: ``launch_on``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from harness.errors import UsageError
 
@@ -24,8 +27,8 @@ class LaunchRecord:
     kind_text: str
     """What every report calls such a guest."""
     program: str
-    preload: str
-    """The interposer, a file in GUEST_FILES."""
+    preload: tuple[str, ...]
+    """The interposers, files in GUEST_FILES: the first stands before QEMU, the last before KVM."""
     firmware: str
     cpu: str
     machine: str
@@ -33,13 +36,17 @@ class LaunchRecord:
     """Whether QEMU gets a sev-snp-guest object."""
     traces_conversions: bool
     """Whether QEMU itself carries conversions out, so that its trace event lists them."""
+    prealloc: bool = True
+    """Whether QEMU populates its RAM."""
+    in_place: bool = False
+    """Whether the RAM is the guest_memfd itself, in which a conversion frees nothing."""
 
 
 SNP_STAND_IN = LaunchRecord(
     name="snp-stand-in",
     kind_text="sw-protected (SNP stand-in)",
     program="/usr/bin/qemu-system-x86_64",
-    preload="snp-standin.so",
+    preload=("snp-standin.so",),
     firmware="firmware.bin",
     cpu="EPYC-v4",
     # pit and pic: without them the guest hangs in early timer calibration under nested TCG
@@ -52,7 +59,7 @@ SW_PROTECTED_DIRECT = LaunchRecord(
     name="sw-protected-direct",
     kind_text="sw-protected (interposer converts)",
     program="/usr/bin/qemu-system-x86_64",
-    preload="swprot.so",
+    preload=("swprot.so",),
     firmware="qboot.rom",
     cpu="host",
     # smm=off: KVM_SET_USER_MEMORY_REGION2 refuses the SMM address space for such a VM
@@ -70,6 +77,28 @@ def launch_record(name: str) -> LaunchRecord:
         return LAUNCH_RECORDS[name]
     except KeyError:
         raise UsageError(f"unknown launch {name!r}; known: {', '.join(sorted(LAUNCH_RECORDS))}") from None
+
+
+IN_PLACE_PARAMETER = "kvm.gmem_in_place_conversion"
+"""In the facts of a testbed: whether guest_memfd converts in place.  The interposer asks KVM itself."""
+
+
+def launch_on(record: LaunchRecord, kernel_facts: Mapping[str, str]) -> LaunchRecord:
+    """How ``record`` is started on a kernel with these facts (``TestbedState.kernel_facts``).
+
+    A QEMU of today finds no private memory on a kernel that converts in place; ``inplace.so`` translates for it, and
+    populates the RAM in the guest_memfd, where it is.
+    """
+    if kernel_facts.get(IN_PLACE_PARAMETER) not in ("Y", "1"):
+        return record
+    return replace(
+        record,
+        name=f"{record.name}-inplace",
+        kind_text=f"{record.kind_text.removesuffix(')')}, guest_memfd as RAM)",
+        preload=(*record.preload, "inplace.so"),
+        prealloc=False,
+        in_place=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -103,6 +132,8 @@ def guest_command(spec: GuestSpec, *, cbitpos: int) -> tuple[list[str], dict[str
     ``cbitpos`` is CPUID 0x8000001f EBX[5:0] of the emulated host; QEMU compares the two.
     """
     record = spec.launch
+    prealloc = "on" if record.prealloc else "off"
+    preload = ":".join(f"{GUEST_FILES}/{name}" for name in record.preload)
     port = f"/dev/virtio-ports/gmem.{spec.name}"
     arguments = [
         record.program,
@@ -118,7 +149,7 @@ def guest_command(spec: GuestSpec, *, cbitpos: int) -> tuple[list[str], dict[str
         *("-smp", str(spec.vcpus)),
         *("-m", f"{spec.memory_mib}M"),
         # Anonymous memory, populated at once: the guest's own work then faults no page in while it is observed.
-        *("-object", f"memory-backend-ram,id=ram0,size={spec.memory_mib}M,share=off,prealloc=on"),
+        *("-object", f"memory-backend-ram,id=ram0,size={spec.memory_mib}M,share=off,prealloc={prealloc}"),
         *("-bios", f"{GUEST_FILES}/{record.firmware}"),
         *("-kernel", f"{GUEST_FILES}/guest-kernel"),
         *("-initrd", f"{GUEST_FILES}/guest-image"),
@@ -139,4 +170,4 @@ def guest_command(spec: GuestSpec, *, cbitpos: int) -> tuple[list[str], dict[str
     ]
     if record.confidential:
         arguments += ["-object", f"sev-snp-guest,id=cgs0,cbitpos={cbitpos},reduced-phys-bits=1,policy=0x30000"]
-    return arguments, {"GMEM_RAM_BYTES": str(spec.memory_bytes), "LD_PRELOAD": f"{GUEST_FILES}/{record.preload}"}
+    return arguments, {"GMEM_RAM_BYTES": str(spec.memory_bytes), "LD_PRELOAD": preload}

@@ -17,7 +17,7 @@ from harness.errors import InfraError
 from harness.images.firmware import firmware_from_qboot
 from harness.images.initramfs import Tree, pack, shared_libraries
 from harness.native.build import HERE as NATIVE_SOURCES
-from harness.native.build import build_program
+from harness.native.build import PROGRAMS, build_program
 
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 GUEST_IMAGES = SOURCE_ROOT / "guest-images"
@@ -119,13 +119,14 @@ def host_image(cache: ContentCache, *, guest: Path, guest_kernel: Path) -> Path:
     def build(folder: Path) -> None:
         with tempfile.TemporaryDirectory(prefix="gmem-image-") as scratch:
             work = Path(scratch)
-            programs = {name: build_program(name, work) for name in ("control", "probe", "snp-standin", "swprot")}
+            programs = {name: build_program(name, work) for name in PROGRAMS}
             (work / "firmware.bin").write_bytes(firmware_from_qboot(QEMU_DATA / "qboot.rom"))
             files = {
                 "/init": GUEST_IMAGES / "host" / "init",
                 "/bin/gmem-probe": programs["probe"],
                 "/gmem/snp-standin.so": programs["snp-standin"],
                 "/gmem/swprot.so": programs["swprot"],
+                "/gmem/inplace.so": programs["inplace"],
                 "/gmem/firmware.bin": work / "firmware.bin",
                 "/gmem/qboot.rom": QEMU_DATA / "qboot.rom",
                 "/gmem/guest-kernel": guest_kernel,

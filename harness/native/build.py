@@ -49,6 +49,8 @@ PROGRAMS: Final[Mapping[str, NativeProgram]] = MappingProxyType(
         "snp-standin": NativeProgram(folders=("interposer/snp",), file="snp-standin.so", link=_PRELOADED),
         # makes a software-protected VM of an ordinary one
         "swprot": NativeProgram(folders=("interposer/direct",), file="swprot.so", link=_PRELOADED),
+        # behind one of them: translates for a kernel that converts in place
+        "inplace": NativeProgram(folders=("interposer/inplace",), file="inplace.so", link=_PRELOADED),
     }
 )
 

@@ -21,7 +21,7 @@ import msgspec
 
 from harness import __version__
 from harness.errors import GmemError, InfraError, NoBootError, UsageError
-from harness.guest.launch import LaunchRecord, launch_record
+from harness.guest.launch import IN_PLACE_PARAMETER, LaunchRecord, launch_on, launch_record
 from harness.host.emulated.machine import qemu_program
 from harness.host.emulated.prepare import Clock, Phase
 from harness.host.emulated.state import TestbedSpec, TestbedState
@@ -154,12 +154,20 @@ class Session:
                 saved = lab.saved(spec, folder, clock)
                 state = TestbedState.load(saved / DESCRIPTION)
                 self.design, self.design_evidence = choose_design(self.options.design, state.kernel_facts)
+                self._say_launch(state)
             except GmemError as error:
                 self._broken[_ANY if isinstance(error, (NoBootError, UsageError)) else whose] = error
                 raise
             self.phases += clock.phases
             self._ready[key] = Ready(spec, saved, state)
         return self._ready[key]
+
+    def _say_launch(self, state: TestbedState) -> None:
+        """Once per run, where the kernel wants its guests started in another way than was asked for."""
+        used = launch_on(self.launch, state.kernel_facts)
+        if used != self.launch and not self._ready:
+            value = state.kernel_facts[IN_PLACE_PARAMETER]
+            self.notice(f"{IN_PLACE_PARAMETER} is {value}: guests are started as {used.name}, {used.kind_text}")
 
     def _known_broken(self, spec: TestbedSpec) -> str | None:
         """The key under which a shape is known not to come up."""
@@ -251,7 +259,7 @@ class Session:
             design=self.design or self.options.design,
             design_evidence=self.design_evidence,
             host={"name": self.options.host, "machine": "QEMU TCG with nested SVM", "run by": platform.platform()},
-            guest_kind=self.launch.kind_text,
+            guest_kind=launch_on(self.launch, states[0].kernel_facts if states else {}).kind_text,
             qemu={"version": qemu_version()},
             seed=self.options.seed,
             versions={"gmem-harness": __version__, "python": platform.python_version(), "pytest": version("pytest")},

@@ -51,7 +51,8 @@ class Stage:
         return done.stdout.splitlines()
 
     def run(self, interposer: str, script: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        preload = {"LD_PRELOAD": f"{self.interposers[interposer]} {self.fake}"}
+        layers = [str(self.interposers[name]) for name in interposer.split()]
+        preload = {"LD_PRELOAD": " ".join([*layers, str(self.fake)])}
         environment = preload | environment
         return subprocess.run(
             [self.drive], input=script, capture_output=True, text=True, timeout=30, env=environment, umask=0o022
@@ -63,7 +64,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
     out = tmp_path_factory.mktemp("interposer")
     for name, link in (("drive", ()), ("fakekvm", ("-shared", "-fPIC"))):
         subprocess.run(["gcc", *FLAGS, *link, "-o", out / name, SOURCES / f"{name}.c"], check=True, timeout=60)
-    interposers = {name: build_program(name, out) for name in ("snp-standin", "swprot")}
+    interposers = {name: build_program(name, out) for name in ("snp-standin", "swprot", "inplace")}
     return Stage(out / "drive", out / "fakekvm", interposers)
 
 

@@ -11,7 +11,15 @@ import pytest
 from harness.errors import InfraError, UsageError
 from harness.guest.agent import BadPage, GuestAgent, GuestError, Verified
 from harness.guest.conversions import Conversion
-from harness.guest.launch import SNP_STAND_IN, SW_PROTECTED_DIRECT, GuestSpec, guest_command, launch_record
+from harness.guest.launch import (
+    SNP_STAND_IN,
+    SW_PROTECTED_DIRECT,
+    GuestSpec,
+    LaunchRecord,
+    guest_command,
+    launch_on,
+    launch_record,
+)
 from harness.host.emulated.control import Control, Finished
 from harness.host.frames import FrameChannel, Reply, parse_fields
 
@@ -208,10 +216,28 @@ class TestLaunch:
             assert ("sev-snp-guest,id=cgs0,cbitpos=51,reduced-phys-bits=1,policy=0x30000" in arguments) == (
                 record.confidential
             )
-            assert environment == {"GMEM_RAM_BYTES": str(128 << 20), "LD_PRELOAD": f"/gmem/{record.preload}"}
+            assert environment == {"GMEM_RAM_BYTES": str(128 << 20), "LD_PRELOAD": f"/gmem/{record.preload[0]}"}
+            assert "memory-backend-ram,id=ram0,size=128M,share=off,prealloc=on" in arguments
             [network] = [word for word in arguments if word.startswith("user,")]
             assert "restrict=on" in network.split(",")
             assert "hostfwd=tcp:127.0.0.1:2201-:22" in network.split(",")
+
+    @pytest.mark.parametrize("value", ["N", "0", None])
+    def test_a_kernel_that_discards_gets_the_guest_as_it_is(self, value: str | None) -> None:
+        facts = {} if value is None else {"kvm.gmem_in_place_conversion": value}
+        assert launch_on(SNP_STAND_IN, facts) is SNP_STAND_IN
+
+    @pytest.mark.parametrize("record", [SNP_STAND_IN, SW_PROTECTED_DIRECT])
+    def test_a_kernel_that_converts_in_place_gets_the_translation_behind_the_interposer(
+        self, record: LaunchRecord
+    ) -> None:
+        used = launch_on(record, {"kvm.gmem_in_place_conversion": "Y"})
+        arguments, environment = guest_command(GuestSpec(1, launch=used), cbitpos=51)
+        assert environment["LD_PRELOAD"] == f"/gmem/{record.preload[0]}:/gmem/inplace.so"
+        assert "memory-backend-ram,id=ram0,size=128M,share=off,prealloc=off" in arguments  # it would be mapped over
+        assert (used.name, used.in_place) == (f"{record.name}-inplace", True)
+        assert used.kind_text.startswith("sw-protected (")
+        assert used.traces_conversions == record.traces_conversions
 
     def test_guests_share_no_port(self) -> None:
         one, two = (guest_command(GuestSpec(number), cbitpos=51)[0] for number in (0, 1))

@@ -3,21 +3,22 @@
 
 The end state is the same for every testbed: the regions of every guest are allocated in the guest, all their pages are
 shared and absent on both sides, and every page table that their use needs exists already, because each page has been
-touched on both sides once.  So a step of a scenario moves data pages and nothing else.
+touched on both sides once.  So a step of a scenario moves data pages and nothing else.  On a kernel that converts in
+place there is one side, the guest_memfd, which the rest of the RAM fills; the regions are taken out of it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import InfraError, NoBootError
 from harness.guest.agent import CALLS_AT_ONCE, CHUNK_PAGES, PAGE_SIZE, GuestAgent
 from harness.guest.console import read_console
 from harness.guest.conversions import EVENT
-from harness.guest.launch import GuestSpec, guest_command
+from harness.guest.launch import GuestSpec, guest_command, launch_on
 from harness.guest.ssh import Keys
 from harness.host.emulated.control import Control
 from harness.host.emulated.state import Channels, GuestState, TestbedSpec, TestbedState
@@ -86,13 +87,16 @@ def prepare(spec: TestbedSpec, channels: Channels, evidence: Path, clock: Clock)
     keys = Keys.generate(["host", *(guest.name for guest in spec.guests)])
     _start_ssh(control, keys, "host")
     probe.write("/sys/kernel/mm/transparent_hugepage/enabled", spec.thp_enabled)
+    facts = _kernel_facts(control)
     clock.begin("guests")
-    pids = _start_guests(spec, control, evidence)
+    # How a guest is started depends on the kernel; what it is called does not.
+    started = [replace(guest, launch=launch_on(guest.launch, facts)) for guest in spec.guests]
+    pids = _start_guests(started, control, evidence)
     guests = []
-    for guest in spec.guests:
+    for guest in started:
         _wait_guest(guest, pids[guest.name], control, channels, evidence)
     clock.begin("regions")
-    for guest in spec.guests:
+    for guest in started:
         guests.append(_prepare_guest(spec, guest, pids[guest.name], channels, keys))
     probe.pcpcap(_PCP_FRACTION)
     probe.settle()
@@ -102,7 +106,7 @@ def prepare(spec: TestbedSpec, channels: Channels, evidence: Path, clock: Clock)
         release=release,
         version=version,
         guests=tuple(guests),
-        kernel_facts=_kernel_facts(control),
+        kernel_facts=facts,
         user_key=keys.user.private,
         user_public=keys.user.public,
         host_keys={name: pair.private for name, pair in keys.machines.items()},
@@ -146,10 +150,10 @@ def _start_ssh(control: Control, keys: Keys, name: str) -> None:
     control.spawn(command, {}, "/run/dropbear.log")
 
 
-def _start_guests(spec: TestbedSpec, control: Control, evidence: Path) -> dict[str, int]:
+def _start_guests(guests: Sequence[GuestSpec], control: Control, evidence: Path) -> dict[str, int]:
     cbitpos = control.cpuid(_CPUID_ENCRYPTED_MEMORY)["ebx"] & 0x3F
     pids = {}
-    for guest in spec.guests:
+    for guest in guests:
         arguments, environment = guest_command(guest, cbitpos=cbitpos)
         script = [f"{key}={value}" for key, value in sorted(environment.items())]
         (evidence / f"{guest.name}-qemu.txt").write_text(
@@ -216,6 +220,8 @@ def _prepare_guest(spec: TestbedSpec, guest: GuestSpec, pid: int, channels: Chan
     chunks = agent.where(0, chunks=spec.chunks, memory_bytes=guest.memory_bytes)
     agent.warm(_CYCLE_SECONDS)
     _cycle(agent, spec.chunks * CHUNK_PAGES)
+    if guest.launch.in_place:
+        _empty(channels.probe, pid, chunks)
     left = _leftover(channels.probe, pid, chunks)
     return GuestState(name=guest.name, pid=pid, chunks=chunks, leftover=left)
 
@@ -245,6 +251,12 @@ def _cycle(agent: GuestAgent, pages: int) -> None:
     for private in (True, False):
         agent.touch(0, 0, pages, stride=1, write=True, gen=0, timeout=_CYCLE_SECONDS)
         agent.convert(0, 0, pages, private=private, timeout=_CYCLE_SECONDS)
+
+
+def _empty(probe: ProbeClient, pid: int, chunks: tuple[int, ...]) -> None:
+    """Take the region's pages away: a conversion in place leaves them in the guest_memfd.  Its attributes stay."""
+    for gpa in chunks:
+        probe.fallocate(pid, "punch", gpa, CHUNK_PAGES * PAGE_SIZE, timeout=_CYCLE_SECONDS)
 
 
 def _leftover(probe: ProbeClient, pid: int, chunks: tuple[int, ...]) -> int:

@@ -23,6 +23,7 @@
 
 #define REGION2 0x40a0ae49UL
 #define SET_ATTRIBUTES 0x4020aed2UL
+#define CREATE_GUEST_MEMFD 0xc040aed4UL
 #define RUN_SIZE 0x3000
 #define MAX_WORDS 16
 #define MAX_VCPUS 4
@@ -35,7 +36,7 @@ struct call {
 	unsigned long n[MAX_WORDS];
 };
 
-static int kvm = -1, vm = -1, opened = -1, vcpus[MAX_VCPUS];
+static int kvm = -1, vm = -1, opened = -1, gmem = -1, vcpus[MAX_VCPUS];
 static struct kvm_run *runs[MAX_VCPUS];
 static unsigned int nr_vcpus;
 
@@ -110,6 +111,36 @@ static void do_region2(const struct call *c)
 	uint64_t region[20] = { c->n[0] | c->n[1] << 32, c->n[2], c->n[3], c->n[4], 0, (uint32_t)-1 };
 
 	result(c, ioctl(vm, REGION2, region), 0);
+}
+
+/* gmem SIZE: a guest_memfd; gmem_region SLOT GPA SIZE HVA OFFSET: a slot with it */
+static void do_gmem(const struct call *c)
+{
+	uint64_t create[8] = { c->n[0] };
+
+	gmem = ioctl(vm, CREATE_GUEST_MEMFD, create);
+	result(c, gmem, 1);
+}
+
+static void do_gmem_region(const struct call *c)
+{
+	uint64_t region[20] = { c->n[0] | 4UL << 32, c->n[1], c->n[2], c->n[3], c->n[4], (uint32_t)gmem };
+
+	result(c, ioctl(vm, REGION2, region), 0);
+}
+
+/* madvise HVA SIZE ADVICE; fallocate MODE OFFSET SIZE of the guest_memfd, fallocate64 the same */
+static void do_madvise(const struct call *c)
+{
+	result(c, madvise((void *)c->n[0], c->n[1], (int)c->n[2]), 0);
+}
+
+static void do_fallocate(const struct call *c)
+{
+	int wide = !strcmp(c->name, "fallocate64");
+
+	result(c, wide ? fallocate64(gmem, (int)c->n[0], (off_t)c->n[1], (off_t)c->n[2]) :
+			 fallocate(gmem, (int)c->n[0], (off_t)c->n[1], (off_t)c->n[2]), 0);
 }
 
 /* attributes GPA SIZE ATTRIBUTES */
@@ -251,6 +282,8 @@ static const struct {
 	{ "attributes", do_attributes }, { "cpuid", do_cpuid }, { "sev", do_sev },
 	{ "sev_null", do_sev_null }, { "launch_update", do_launch_update },
 	{ "platform", do_platform }, { "sev_issue", do_sev_issue },
+	{ "gmem", do_gmem },	     { "gmem_region", do_gmem_region },
+	{ "madvise", do_madvise },   { "fallocate", do_fallocate }, { "fallocate64", do_fallocate },
 	{ "open", do_open },	     { "open64", do_open },   { "pipe", do_pipe },
 	{ "map", do_map },	     { "number", do_number }, { "numbers", do_numbers },
 };

@@ -27,6 +27,7 @@
 #define FK_SET_REGION2 0x40a0ae49UL
 #define FK_SET_ATTRIBUTES 0x4020aed2UL
 #define FK_CREATE_GUEST_MEMFD 0xc040aed4UL
+#define FK_SET_ATTRIBUTES2 0xc080aed2UL
 #define FK_RUN_SIZE 0x3000
 #define FK_RUN_UNION 32 /* offset of the exit's own data in struct kvm_run */
 #define FK_EXIT_HYPERCALL 3
@@ -49,7 +50,7 @@ static struct kvm_run *run_of[MAX_FDS];
 static unsigned long vm_types, vm_type;
 static struct exit exits[MAX_EXITS];
 static unsigned int exits_given, exits_taken;
-static int guest_memfd = -1, failing_errno;
+static int guest_memfd = -1, failing_errno, in_place;
 static uint64_t guest_memfd_size;
 static char failing[32];
 static struct kvm_run *awaiting_answer;
@@ -110,6 +111,7 @@ static long fill_private(void)
  * types MASK         the VM types of the kernel
  * fail NAME ERRNO    the next request of that name fails
  * exit REASON ERRNO DATA...   what the next KVM_RUN of the queue comes back with
+ * in_place           guest_memfd converts in place, as the kernels do that have it
  * private            prints the extents of the guest_memfd
  * private_fill       writes to all of it
  */
@@ -126,6 +128,8 @@ static long command(char *text)
 		return exits_given++ - exits_taken >= MAX_EXITS ? refuse(ENOSPC) : 0;
 	if (!strcmp(text, "private_fill"))
 		return fill_private();
+	if (!strcmp(text, "in_place"))
+		return !(in_place = 1);
 	if (strcmp(text, "private"))
 		return refuse(EINVAL);
 	show_private();
@@ -181,7 +185,7 @@ static long create_guest_memfd(const uint64_t *words)
 	say("create_guest_memfd size=%#lx flags=%#lx\n", words[0], words[1]);
 	if (must_fail("create_guest_memfd"))
 		return -1;
-	if (vm_type != 1 || !words[0] || words[0] % 4096 || words[1])
+	if (vm_type != 1 || !words[0] || words[0] % 4096 || words[1] & ~(in_place ? 3UL : 0UL))
 		return refuse(EINVAL);
 	guest_memfd_size = words[0];
 	guest_memfd = (int)new_fd("guest_memfd", GUEST_MEMFD, (off_t)words[0]);
@@ -194,6 +198,24 @@ static long set_attributes(const uint64_t *words)
 	if (must_fail("set_attributes"))
 		return -1;
 	if ((words[0] | words[1]) % 4096 || !words[1] || words[2] & ~FK_PRIVATE || words[3])
+		return refuse(EINVAL);
+	return 0;
+}
+
+static long on_guest_memfd(unsigned long request, uint64_t *words)
+{
+	int refused;
+
+	if (!in_place || request != FK_SET_ATTRIBUTES2)
+		return refuse(ENOTTY);
+	say("set_attributes2 offset=%#lx size=%#lx attributes=%lu flags=%lu\n", words[0], words[1], words[2], words[3]);
+	refused = must_fail("set_attributes2");
+	if (refused)
+		words[4] = words[0] + 4096; /* error_offset */
+	if (refused)
+		return -1;
+	if ((words[0] | words[1]) % 4096 || !words[1] || words[2] & ~FK_PRIVATE || words[3] ||
+	    words[0] + words[1] > guest_memfd_size)
 		return refuse(EINVAL);
 	return 0;
 }
@@ -290,6 +312,8 @@ int ioctl(int fd, unsigned long request, ...)
 		return (int)on_vm(request, arg);
 	case VCPU:
 		return (int)on_vcpu(fd, request, arg);
+	case GUEST_MEMFD:
+		return (int)on_guest_memfd(request, (void *)arg);
 	default:
 		return (int)syscall(SYS_ioctl, fd, request, arg);
 	}
