@@ -270,6 +270,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--gmem-seed", type=int, default=0, help="seed of the first random case, recorded in run.json")
     group.addoption("--gmem-cases", type=int, default=RANDOM_CASES, help="cases that are made of a random one")
     group.addoption("--gmem-deadline", type=float, default=STEP_SECONDS, help="seconds that one request may take")
+    group.addoption("--gmem-brief", action="store_true", help="of each function about a claim, its first case only")
     group.addoption("--gmem-keep", action="store_true", help="save the testbed of a case that does not pass")
 
 
@@ -292,6 +293,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "gmem" in metafunc.fixturenames and times > 1:
         metafunc.fixturenames.append("gmem_repeat")
         metafunc.parametrize("gmem_repeat", range(1, times + 1), ids=_REPEAT.format)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """``--gmem-brief``: of the cases that a function about a claim is made into, the first one stays."""
+    if not config.getoption("gmem_brief"):
+        return
+    seen: set[tuple[Path, str]] = set()
+    for item in tuple(items):
+        function = item.path, getattr(item, "originalname", item.name)
+        if function in seen and any("claim" in marker.kwargs for marker in item.iter_markers("gmem")):
+            items.remove(item)
+            config.hook.pytest_deselected(items=[item])
+        seen.add(function)
 
 
 @pytest.fixture

@@ -107,6 +107,7 @@ def suite_paths(names: Sequence[str]) -> list[str]:
 @click.option(
     "--deadline", type=click.FloatRange(min=1), default=STEP_SECONDS, show_default=True, help="Seconds per step."
 )
+@click.option("--brief", is_flag=True, help="Of the cases that one function makes for a claim, the first only.")
 @click.option("--keep", is_flag=True, help="Save the testbed of a case that does not pass into its evidence.")
 @click.option("--dry-run", is_flag=True, help="List the cases and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
@@ -124,6 +125,7 @@ def run_command(
     seed: int,
     cases: int,
     deadline: float,
+    brief: bool,
     keep: bool,
     dry_run: bool,
     as_json: bool,
@@ -152,6 +154,7 @@ def run_command(
         *(("--gmem-out", out) if out else ()),
         *(("-k", expression) if expression else ()),
         f"--gmem-deadline={deadline}",
+        *(("--gmem-brief",) if brief else ()),
         *(("--gmem-keep",) if keep else ()),
         *(("--collect-only",) if dry_run else ()),
         # Our own table replaces pytest's output; its cache and its ini files are not ours to write or to obey.

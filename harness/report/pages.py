@@ -8,6 +8,7 @@ through a template that escapes, cleans and bounds it.
 from __future__ import annotations
 
 import json
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,7 @@ from harness.report.text import one_line
 _HERE: Final = Path(__file__).parent
 
 
+@cache
 def template(name: str) -> Template:
     """The template of that file name in this folder."""
     environment = Environment(
