@@ -26,8 +26,11 @@ def verdict_of_error(error: GmemError) -> Verdict:
 
 FOREIGN = ("nr_kernel_stack", "vmalloc", "pgmajfault")
 """Counters that guest_memfd cannot move: a kernel thread came or went, or a program was read in."""
-_SHAKEN = ("F", "pgalloc", "pgfree", "unaccounted", "nr_slab_", "movable_balance", "blocks/")
-"""What such foreign activity moves besides; a deviation of anything else stands whatever a thread did."""
+_SHAKEN = (
+    "F", "pgalloc", "pgfree", "unaccounted", "nr_slab_", "movable_balance", "blocks/", "frames/back", "frames/new",
+)  # fmt: skip
+"""What such foreign activity moves besides; a deviation of anything else stands whatever a thread did.  The stack of a
+thread comes from the same lists as a guest_memfd's pages, so that others may come back; how many go it cannot touch."""
 
 
 def foreign_activity(step: StepResult) -> str:

@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 
 from harness.host.probe import FrameRun
 from harness.run.frames import FOLDER, FrameWatch, frame_numbers, list_cap, list_limits, moved
+from harness.run.outcome import rejected_window
+from harness.run.result import Finding, StepResult
+from harness.run.verdict import Verdict
 
 PFNS = st.sets(st.integers(0, 40), max_size=30)
 
@@ -114,3 +117,12 @@ def test_limits_are_those_of_the_zone_asked_first_and_hold_for_every_cpu() -> No
 )
 def test_limits_that_are_not_printed_are_unknown(text: str) -> None:
     assert list_limits(text) == {}
+
+
+@pytest.mark.parametrize(("counter", "rejected"), [("frames/back", True), ("frames/new", True), ("frames/gone", False)])
+def test_a_thread_that_comes_may_take_a_frame_but_gives_none_up(counter: str, rejected: bool) -> None:
+    finding = Finding(
+        counter=counter, low=48, high=48, observed=47, noise=0, verdict=Verdict.DEVIATES, reasons=("placement: why",)
+    )
+    step = StepResult(index=0, text="touch", seconds=0.1, findings=(finding,), recorded={"nr_kernel_stack": 16})
+    assert bool(rejected_window([step])) is rejected
