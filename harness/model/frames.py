@@ -22,6 +22,9 @@ HIGH, BATCH, COUNT = "pcp_lists/high", "pcp_lists/batch", "pcp_lists/count"
 """What the first sample has to say of the per-CPU lists of the zone that is asked first: pages that a CPU may keep,
 pages in a batch, and the most that any CPU has on its lists."""
 
+HELD = "frames/held"
+"""Where the start says it: frames that all guest_memfds hold, also those that are nobody's RAM (a ROM)."""
+
 LIST_ORDERS = (0, 1, 2, 3, 9)
 """Orders with per-CPU lists (mm/page_alloc.c:pcp_allowed_order); blocks of others go to the free lists at once."""
 
@@ -62,6 +65,7 @@ class Frames:
             limits = PcpLimits(start[BATCH], start[HIGH], start[HIGH])
         held = [start.get(f"gmem/{guest}") for guest in guests]
         known = None if None in held else sum(pages for pages in held if pages is not None)
+        known = start.get(HELD, known)
         return cls(
             limits, start.get(COUNT, 0), known, lost="" if limits else "the first sample lacks the lists' limits"
         )

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from harness.counters import zoneinfo
 from harness.host.probe import FrameRun, ProbeClient
-from harness.model.frames import BATCH, COUNT, HIGH
+from harness.model.frames import BATCH, COUNT, HELD, HIGH
 
 FOLDER = "frames"
 ROOM_FRACTION = 8
@@ -87,6 +87,11 @@ class FrameWatch:
         """Before the first step, at rest."""
         if self.wanted:
             self._held = self._ever = self._census("start")
+
+    @property
+    def held(self) -> dict[str, int]:
+        """What ``harness.model.frames`` wants to know of the last census; {} where none is taken."""
+        return {HELD: int(self._held.size)} if self.wanted else {}
 
     def after_step(self, index: int) -> Mapping[str, int]:
         """The counters of a step; its window has ended."""

@@ -143,7 +143,7 @@ class ScenarioRun:
         """What the model is told: the first sample, and the facts with what this case made of the per-CPU lists."""
         zones = start.raw.get("zoneinfo", "") if self.scenario.frames or self.scenario.pcp_room else ""
         facts = replace(self.facts, pcp_cap=list_cap(zones)) if self.scenario.pcp_room else self.facts
-        return {**start.values, **list_limits(zones)}, facts
+        return {**start.values, **list_limits(zones), **self.frames.held}, facts
 
     def one_step(self, prediction: StepPrediction) -> StepResult:
         """Carry one step out and judge it."""
