@@ -26,15 +26,17 @@ from harness.host.probe import ProbeClient
 
 BOOT_SECONDS = 120.0
 """Deadline for the kernel under test to reach user space; it takes 2 to 4 s on an idle machine."""
-GUEST_SECONDS = 60.0
-"""Deadline for a guest's boot under nested emulation; it takes 4 s on an idle machine."""
+GUEST_SECONDS = 180.0
+"""Deadline for a guest's boot under nested emulation; it takes 4 s on an idle machine, and took more than a minute on two
+cores with sixteen programs running."""
 _CYCLE_SECONDS = 30.0
 """Deadline for one pass over a region; 4096 pages take 0.3 s."""
 _ANSWERS = (1, 2, 4, 8, 16, 32, 64, CALLS_AT_ONCE)
 """Conversions asked for at once: each more than doubles the size of the answer, so that no cache in between is left."""
 _PROBE_CPU = 0
-"""Where the probe stays: an answer's buffer goes back to the cache of the CPU that it came from.  A probe that wanders
-empties one CPU's cache into the other's, and a slab is taken or given back for it every few dozen answers."""
+"""Where the probe stays; guest n begins on the n-th CPU after it and stays there until a scenario places it elsewhere.
+A buffer goes back to the cache of the CPU where it is freed: who wanders empties one CPU's cache into the other's, and
+every few dozen answers a slab is taken or given back for it."""
 _CPUID_ENCRYPTED_MEMORY = 0x8000001F
 _PCP_FRACTION = 1000000
 """percpu_pagelist_high_fraction that caps the per-CPU page lists at their minimum (KERNEL_FACTS: 4 batches)."""
@@ -216,7 +218,7 @@ def _prepare_guest(spec: TestbedSpec, guest: GuestSpec, pid: int, channels: Chan
         if guest.launch.traces_conversions:
             monitor.execute("trace-event-set-state", {"name": EVENT, "enable": True})
     agent.alloc(0, spec.chunks)
-    _warm_cpus(spec, pid, agent, channels.probe)
+    _warm_cpus(spec, guest.number, pid, agent, channels.probe)
     chunks = agent.where(0, chunks=spec.chunks, memory_bytes=guest.memory_bytes)
     agent.warm(_CYCLE_SECONDS)
     _cycle(agent, spec.chunks * CHUNK_PAGES)
@@ -226,7 +228,7 @@ def _prepare_guest(spec: TestbedSpec, guest: GuestSpec, pid: int, channels: Chan
     return GuestState(name=guest.name, pid=pid, chunks=chunks, leftover=left)
 
 
-def _warm_cpus(spec: TestbedSpec, pid: int, agent: GuestAgent, probe: ProbeClient) -> None:
+def _warm_cpus(spec: TestbedSpec, number: int, pid: int, agent: GuestAgent, probe: ProbeClient) -> None:
     """Make the requests of a run on each CPU once, with answers of every size, so that its caches have what they take.
 
     Each write to a port of the host takes a buffer of the cache of its size (virtio_console.c:alloc_buf) and gives it
@@ -242,7 +244,7 @@ def _warm_cpus(spec: TestbedSpec, pid: int, agent: GuestAgent, probe: ProbeClien
             agent.convert(0, 0, calls, private=False, by=1, timeout=_CYCLE_SECONDS)
             probe.settle()
             probe.sample(0)
-    probe.place(pid, None)
+    probe.place(pid, (number + 1) % spec.machine.cpus)
     probe.place(own, _PROBE_CPU)
 
 
