@@ -27,8 +27,8 @@ from harness.host.probe import ProbeClient
 BOOT_SECONDS = 120.0
 """Deadline for the kernel under test to reach user space; it takes 2 to 4 s on an idle machine."""
 GUEST_SECONDS = 180.0
-"""Deadline for a guest's boot under nested emulation; it takes 4 s on an idle machine, and took more than a minute on two
-cores with sixteen programs running."""
+"""Deadline for a guest's boot under nested emulation; it takes 4 s on an idle machine, and took more than a minute on
+two cores with sixteen programs running."""
 _CYCLE_SECONDS = 30.0
 """Deadline for one pass over a region; 4096 pages take 0.3 s."""
 _ANSWERS = (1, 2, 4, 8, 16, 32, 64, CALLS_AT_ONCE)
