@@ -18,6 +18,7 @@ _CASES: Final = 30
 """Cases of one cell, and numbers of one case; ``claims.json`` has all."""
 _LINES: Final = 40
 """Lines of one plot."""
+_DASHES: Final = ("solid", "dash", "dashdot", "longdash", "longdashdot")
 
 
 def claims_section(table: Table) -> Markup:
@@ -46,7 +47,12 @@ def _link(folder: str) -> str:
 
 def _figure(number: int, curve: Curve) -> dict[str, Any]:
     runs = list(dict.fromkeys(line.run for line in curve.lines))
-    traces = [trace for line in curve.lines[:_LINES] for trace in _traces(line, runs.index(line.run))]
+    cases = list(dict.fromkeys(line.case for line in curve.lines))
+    traces = [
+        trace
+        for line in curve.lines[:_LINES]
+        for trace in _traces(line, runs.index(line.run), _DASHES[cases.index(line.case) % len(_DASHES)])
+    ]
     return {
         "id": f"curve-{number}",
         "claim": curve.claim,
@@ -56,8 +62,11 @@ def _figure(number: int, curve: Curve) -> dict[str, Any]:
     }
 
 
-def _traces(line: CurveLine, colour: int) -> list[dict[str, Any]]:
-    """The bounds as two dotted lines with the room between them filled, and what was measured on top."""
+def _traces(line: CurveLine, colour: int, dash: str) -> list[dict[str, Any]]:
+    """The bounds as two dotted lines with the room between them filled, and what was measured on top.
+
+    A run has one colour, and a case one dash.
+    """
     name = html.escape(one_line(f"{line.run}: {line.case}", 120))
     usual: dict[str, Any] = {"type": "scatter", "x": line.x, "meta": colour, "legendgroup": f"{colour} {name}"}
     bound = {**usual, "mode": "lines", "showlegend": False}
@@ -65,5 +74,5 @@ def _traces(line: CurveLine, colour: int) -> list[dict[str, Any]]:
     low = {**bound, "y": line.low, "name": f"{name}: lowest predicted", "line": {**dotted}}
     high = {**bound, "y": line.high, "name": f"{name}: highest predicted", "line": {**dotted}, "fill": "tonexty"}
     measured = {**usual, "mode": "lines+markers", "y": line.observed, "name": name, "marker": {"size": 4}}
-    measured["line"] = {"width": 2}
+    measured["line"] = {"width": 2, "dash": dash}
     return [low, high, measured] if any(number is not None for number in line.low) else [measured]

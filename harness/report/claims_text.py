@@ -31,6 +31,7 @@ def show_claims(table: Table, stream: TextIO) -> None:
     console = Console(file=stream)
     if console.is_terminal and not console.is_dumb_terminal:
         console.print(_drawn(table))
+        print(f"claims: {table.counted}", file=stream)
         return
     for line in plain_claims(table):
         print(line, file=stream)
@@ -48,7 +49,7 @@ def plain_claims(table: Table) -> list[str]:
             told = headlines(cell) or [cell.reason]
             lines.append(f"  {_word(cell):<14}{where}{one_line(told[0], _LENGTH)}{_evidence(cell)}")
             lines += [f"  {'':<14}{'':<{len(where)}}{one_line(text, _LENGTH)}" for text in told[1:]]
-    return [*lines, ""]
+    return [*lines, f"claims: {table.counted}", ""]
 
 
 def headlines(cell: Cell) -> list[str]:

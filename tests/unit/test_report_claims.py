@@ -152,6 +152,7 @@ class TestText:
         assert lines[1] == "claims on thp-discard on 7.3.4 [7.3-thp-discard]"
         assert lines[2] == "C1        a partial conversion breaks a window for good"
         assert lines[3] == "  pass          huge folios -1 (predicted -1)"
+        assert lines[-2] == "claims: 1 decided, 2 not concerned, 10 not run"
 
     def test_words_where_there_are_no_numbers(self, tmp_path: Path) -> None:
         found = cell(claims_table([run(tmp_path, about("C1"))], tmp_path), "C1")
