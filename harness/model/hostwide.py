@@ -48,7 +48,7 @@ class HostWide:
 
 HOST_WIDE: Mapping[type[BaseStep], HostWide] = {
     Compact: HostWide(
-        (*_COMPACTING, *_TRAFFIC, *_LISTS),
+        (*_COMPACTING, *_TRAFFIC, *_LISTS, "unevictable_pgs_*"),  # it moves locked pages of processes too
         "compaction moves whatever movable pages the host has, and free blocks that merge take each other's type",
         migrates=True,
     ),
