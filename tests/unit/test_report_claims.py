@@ -201,9 +201,23 @@ class TestPage:
     def test_text_stays_text(self, tmp_path: Path, text: str) -> None:
         steps = tuple(long_case().steps)
         bad = about(
-            "C12", text, Verdict.DEVIATES, claim=text, sentence=text, steps=steps, tells=(told(text, counter=text),)
+            "C12",
+            text,
+            Verdict.DEVIATES,
+            claim=text,
+            sentence=text,
+            steps=steps,
+            tells=(told(text, counter=text, x=1.0, axis=text),),
         )
-        harmless = about("C12", "x", Verdict.DEVIATES, claim="x", sentence="x", steps=steps, tells=(told("x"),))
+        harmless = about(
+            "C12",
+            "x",
+            Verdict.DEVIATES,
+            claim="x",
+            sentence="x",
+            steps=steps,
+            tells=(told("x", counter="x", x=1.0, axis="x"),),
+        )
         pages = []
         for one, name in ((bad, text), (harmless, "x")):
             info = run_info(Verdict.DEVIATES, design=name, sentence=name, kernel={"release": name, "name": name})

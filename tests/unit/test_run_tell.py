@@ -70,3 +70,8 @@ def test_a_format_that_cannot_be_filled(text: str) -> None:
 def test_a_place_needs_an_axis() -> None:
     with pytest.raises(UsageError, match="go together"):
         Tell(0, "F", x=3.0)
+
+
+def test_a_sum_that_is_not_whole_is_no_number() -> None:
+    told = with_tells([Tell(4, "nr_file_hugepages", first=0)], 5, RESULT).tells[0]
+    assert (told.low, told.high, told.observed) == (None, None, None)
