@@ -189,6 +189,9 @@ class Tags(HTMLParser):
             ):
                 self.bad.append(f"{tag} {name}={value}")
 
+    def handle_endtag(self, tag: str) -> None:
+        self.tags.append(f"/{tag}")
+
 
 def tags(document: str) -> Tags:
     found = Tags()
