@@ -293,6 +293,11 @@ class TestRandomCases:
         yaml = (runs.folder / "out" / result["evidence"] / "scenario.yaml").read_text()
         assert yaml == random_scenario(4).to_yaml()
 
+    def test_the_other_bundled_suite_places_guests(self, runs: Runs) -> None:
+        assert runs.run("placement", "--out", "out", "--seed", 105, "--cases", 1).code == 0
+        [result] = runs.results()
+        assert "do: place" in (runs.folder / "out" / result["evidence"] / "scenario.yaml").read_text()
+
 
 class TestPlainPytest:
     """``pytest`` itself gives the same run."""
