@@ -96,6 +96,7 @@ def preload() -> None:
     phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)  # a failure need not be small
     hypothesis.settings.register_profile("mutation", phases=phases, derandomize=True, database=None, deadline=None)
     hypothesis.settings.load_profile("mutation")
+    os.environ["GMEM_MUTATION"] = "1"  # tests/conftest.py keeps its own profile back
     sys.dont_write_bytecode = True
 
 
