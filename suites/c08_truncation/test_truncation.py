@@ -5,8 +5,8 @@ A conversion of less than a window frees no private page: the window keeps its m
 copy of the page is a second one, and what comes back to private is the old page with its old contents.  Only a window
 that is given up whole returns its memory.
 
-These are about the variant that narrows holes.  Where the kernel refuses them instead (``gmem_2m_punch_strict``), QEMU's
-conversions of less than a window fail, and a guest does not get as far as a case: its own first ones are of one page.
+These are about the variant that narrows holes.  Where the kernel refuses them instead (``gmem_2m_punch_strict``), the
+conversions that a guest makes before its first case, of one page, fail, and its testbed does not come up.
 """
 
 from __future__ import annotations
