@@ -10,7 +10,7 @@ from tests.emulated.conftest import Gmem
 
 CASES = 25
 """Of the 500 that ``gmem run model`` draws: the first ones already hold every kind of step."""
-FAULT = Path(__file__).parent / "faults" / "punch-one-page-too-many.patch"
+FAULT = Path(__file__).parent / "faults" / "last-page-not-converted.patch"
 
 
 def test_the_healthy_kernel_does_what_the_model_says(gmem_cli: Gmem) -> None:
