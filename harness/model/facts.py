@@ -52,6 +52,9 @@ class HostFacts:
     page; None: any may, so that bounds are over both outcomes."""
     vcpus: int = 1
     """vCPUs of each guest: each has a cache of pages for KVM's tables."""
+    rom_pages: int = 0
+    """Pages of each guest's further guest_memfds, which ``gmem/*`` does not count: its ROM, where a conversion is in
+    place and the ROM's memory therefore a guest_memfd with everything in it."""
     mirrored_tdp: bool = False
     """TDX: private and shared leaves live in two trees, so that a zap reaches one kind only."""
 

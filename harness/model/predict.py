@@ -121,6 +121,7 @@ def _begin(scenario: Scenario, world: _World, given: Mapping[str, RegionState]) 
             )
     lists = blocks.FreeLists.from_sample(start, facts)
     lost = "" if lists else "the first sample lacks free/Unmovable, free/Reclaimable or free_order/10"
+    elsewhere = {guest: rest + facts.rom_pages for guest, rest in elsewhere.items()}
     walk = _Walk(states, lists, lost, elsewhere=elsewhere, running=list(facts.guests))
     if None in (facts.large_folios, facts.thp_available):
         _become_unsure(world, walk)

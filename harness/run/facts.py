@@ -6,7 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from harness.errors import InfraError, UsageError
+from harness.guest.agent import PAGE_SIZE
+from harness.guest.launch import launch_on
 from harness.host.emulated.state import TestbedSpec
+from harness.images.firmware import ROM_SIZE
 from harness.model.designs import DESIGNS, design_named
 from harness.model.facts import HostFacts
 
@@ -40,6 +43,7 @@ def host_facts(facts: Mapping[str, str], spec: TestbedSpec) -> HostFacts:
         pt_reclaim=facts.get("config.PT_RECLAIM") == "y",
         # The region's last use before the save was private; converting to private emptied whole page tables.
         tables_present=facts.get("config.PT_RECLAIM") != "y",
+        rom_pages=ROM_SIZE // PAGE_SIZE if any(launch_on(guest.launch, facts).in_place for guest in spec.guests) else 0,
         # mm/truncate.c has called folio_split() for a hole in a folio since it has existed.
         uniform_split=facts.get("symbol.folio_split") == "n",
     )

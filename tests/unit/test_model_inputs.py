@@ -185,3 +185,11 @@ def test_a_few_freed_pages_may_complete_as_many_blocks() -> None:
     fill, take = Fallocate(PageRange("g0.r0", 0, 8)), PunchHole(PageRange("g0.r0", 0, 8))
     _, step = run(fill, take, start=LISTS | {"free/Unmovable": 512 * 3 + 8})
     assert step.predictions["blocks/Unmovable"].high == 3
+
+
+def test_the_rom_of_a_guest_in_place_goes_with_it() -> None:
+    """gmem/g0 counts the RAM's guest_memfd only; the ROM's, full from the start, goes at the same moment."""
+    facts = HostFacts(ncpu=2, rom_pages=16)
+    (step,) = run(Close("g0"), start=LISTS | {"gmem/g0": 100}, facts=facts)
+    assert bound(step, "nr_file_pages") == (-116, -116)
+    assert bound(step, "nr_unevictable") == (-116, -116)

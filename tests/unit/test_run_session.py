@@ -264,6 +264,10 @@ class TestFacts:
         assert facts.pt_reclaim
         assert not facts.tables_present
 
+    def test_a_rom_is_in_a_guest_memfd_where_the_guest_is_in_place(self) -> None:
+        assert host_facts({**FACTS, "kvm.gmem_in_place_conversion": "Y"}, self.SPEC).rom_pages == 16
+        assert host_facts(FACTS, self.SPEC).rom_pages == 0
+
     @pytest.mark.parametrize(("symbol", "uniform"), [("y", False), ("n", True), (None, False)])
     def test_how_folios_are_split_is_read_from_the_kernels_symbols(self, symbol: str | None, uniform: bool) -> None:
         facts = {**FACTS, "symbol.folio_split": symbol} if symbol else dict(FACTS)
