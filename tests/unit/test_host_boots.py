@@ -15,6 +15,8 @@ from harness.errors import CrashError, GmemError, InfraError, NoBootError
 from harness.host.emulated.prepare import Clock
 from harness.host.emulated.state import TestbedSpec
 from harness.host.emulated.testbed import BOOTS_AT_MOST, Lab
+from harness.host.frames import ChannelTimeout
+from harness.host.probe import ProbeError
 
 SPEC = TestbedSpec.of(guests=1)
 
@@ -65,3 +67,59 @@ def test_what_the_kernel_did_stands(end: GmemError, tmp_path: Path, monkeypatch:
     with pytest.raises(type(end)):
         lab.saved(SPEC, tmp_path / "evidence", Clock())
     assert len(places) == 1
+
+
+def restore(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: list[GmemError | None]
+) -> tuple[Lab, Path, list[object]]:
+    """A lab whose restored testbeds end as ``ends`` says, each leaving a console behind."""
+    lab, _ = lab_with(tmp_path, monkeypatch, [])
+    evidence = tmp_path / "evidence"
+    evidence.mkdir()
+    (evidence / "scenario.yaml").write_text("name: x")
+    given: list[object] = []
+
+    def restored(self: Lab, spec: TestbedSpec, saved: Path, evidence: Path, clock: Clock) -> object:
+        assert not (evidence / "host-console.txt").exists()
+        (evidence / "host-console.txt").write_text(f"restore {len(given)}")
+        given.append(object())
+        end = ends.pop(0)
+        if end is not None:
+            raise end
+        return given[-1]
+
+    monkeypatch.setattr(Lab, "_restored", restored)
+    return lab, evidence, given
+
+
+def silent_probe() -> ProbeError:
+    error = ProbeError("the probe did not answer")
+    error.__cause__ = ChannelTimeout("the probe did not answer")
+    return error
+
+
+@pytest.mark.parametrize("end", [ChannelTimeout("agent of g0 did not answer"), silent_probe()])
+def test_a_restored_testbed_that_is_silent_is_restored_again_and_said(
+    end: GmemError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab, evidence, given = restore(tmp_path, monkeypatch, [end, None])
+    assert lab.restored(SPEC, tmp_path, evidence, Clock()) is given[1]
+    assert "did not answer); restoring it again" in (tmp_path / "notices").read_text()
+    assert (evidence / "restore-1" / "host-console.txt").read_text() == "restore 0"
+    assert (evidence / "host-console.txt").read_text() == "restore 1"
+    assert (evidence / "scenario.yaml").exists()
+
+
+def test_a_testbed_that_is_silent_twice_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab, evidence, given = restore(tmp_path, monkeypatch, [ChannelTimeout("first"), ChannelTimeout("second")])
+    with pytest.raises(ChannelTimeout, match="second"):
+        lab.restored(SPEC, tmp_path, evidence, Clock())
+    assert len(given) == 2
+
+
+@pytest.mark.parametrize("end", [CrashError("oops"), InfraError("QEMU ended with status 1")])
+def test_what_else_happens_to_a_restore_stands(end: GmemError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab, evidence, given = restore(tmp_path, monkeypatch, [end, None])
+    with pytest.raises(type(end)):
+        lab.restored(SPEC, tmp_path, evidence, Clock())
+    assert len(given) == 1
