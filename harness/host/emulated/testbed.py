@@ -34,8 +34,8 @@ from harness.host.probe import ProbeClient
 STATE_FILE, DESCRIPTION, MACHINE = "state.bin", "testbed.json", "machine.json"
 BOOTS_AT_MOST = 2
 """Times a testbed is booted before it is given up.  Under nested TCG on a busy machine a guest hangs now and then:
-seen in three of some hundred boots, and in one of some 2,000 restored testbeds.  Only ``InfraError`` is tried again: a kernel that
-does not come up, or that prints a crash, is a verdict at once."""
+seen in three of some hundred boots, and in one of some 2,000 restored testbeds.  Only ``InfraError`` is tried again: a
+kernel that does not come up, or that prints a crash, is a verdict at once."""
 KEEP_SAVED, UNUSED_SECONDS = 16, 3600.0
 """Saved testbeds that stay (0.3 GB each), and how long others stay: longer than a case takes to be restored."""
 BOOT = "boot-"
