@@ -74,6 +74,22 @@ class PageTypeInfo:
                 sums[row.migratetype] = sums.get(row.migratetype, 0) + pages
         return {name: pages for name, pages in sums.items() if name not in unknown}
 
+    def pieces(self) -> Mapping[str, int]:
+        """By migratetype over all zones: free pages in blocks smaller than a pageblock (``small/TYPE``) and free blocks
+        of exactly a pageblock (``single/TYPE``); without the types of which a count is unknown."""
+        found: dict[str, int] = {}
+        unknown: set[str] = set()
+        for row in self.free:
+            if None in row.free:
+                unknown.add(row.migratetype)
+                continue
+            counts = [blocks for blocks in row.free if blocks is not None]
+            small = sum(blocks << order for order, blocks in enumerate(counts[: self.pageblock_order]))
+            for name, counted in (("small", small), ("single", sum(counts[self.pageblock_order :][:1]))):
+                key = f"{name}/{row.migratetype}"
+                found[key] = found.get(key, 0) + counted
+        return {key: counted for key, counted in found.items() if key.partition("/")[2] not in unknown}
+
     def first_zone(self) -> Mapping[str, int]:
         """The zone that an allocation without a zone of its own is asked of first: free pages per migratetype, and
         free blocks of the largest order as ``whole``.

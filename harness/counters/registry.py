@@ -143,6 +143,14 @@ COUNTERS: Final[tuple[CounterSpec, ...]] = (
         "unknown once a list has more than 100000 entries: the kernel stops counting",
     ),
     CounterSpec(
+        "free_small/*", "pages", PAGETYPEINFO, Kind.ITEM, Exactness.PCP,
+        "free pages of one migratetype in blocks smaller than a pageblock",
+    ),
+    CounterSpec(
+        "free_single/*", "blocks", PAGETYPEINFO, Kind.ITEM, Exactness.PCP,
+        "free blocks of one migratetype that are exactly a pageblock: what a completed pageblock can merge with",
+    ),
+    CounterSpec(
         "first_zone/*", "pages", PAGETYPEINFO, Kind.ITEM, Exactness.PCP,
         "free/* of the zone that allocations are asked of first; whole: its free blocks of order 10",
         "absent on a machine of several nodes",

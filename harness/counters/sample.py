@@ -118,6 +118,7 @@ def _page_types(text: str) -> Mapping[str, int]:
     free, blocks = info.free_pages(), info.block_counts()
     values = {f"free/{name}": pages for name, pages in free.items()}
     values.update({f"blocks/{name}": count for name, count in blocks.items()})
+    values.update({f"free_{name}": number for name, number in info.pieces().items()})
     values.update({f"first_zone/{name}": number for name, number in info.first_zone().items()})
     if "Movable" in free and "Movable" in blocks:
         values["movable_balance"] = free["Movable"] - info.pages_per_block * blocks["Movable"]

@@ -8,7 +8,7 @@ Unmovable demand draws on free Unmovable pages first and then claims whole free 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from harness.model import physics
 from harness.model.aligned import PMD_ORDER
@@ -17,8 +17,9 @@ from harness.model.facts import HostFacts
 from harness.model.ledger import Ledger
 
 BLOCK_COUNTERS = ("blocks/Unmovable", "blocks/Movable", "blocks/Reclaimable")
+KINDS = ("Unmovable", "Movable", "Reclaimable")
 _PLENTY = 1 << 62
-"""Free pages of a type that nobody counts here, because there are so many."""
+"""In place of a number that the first sample does not have."""
 CLAIM_PAGES = physics.CLAIM_BLOCKS * physics.BLOCK_PAGES
 
 
@@ -34,6 +35,10 @@ class FreeLists:
     reclaimable: tuple[int, int]
     claimable: int
     """Pages in free order-10 blocks of the other types, from which claims are made whole; the least."""
+    small: Mapping[str, int] = field(default_factory=dict)
+    """By migratetype, in all zones: free pages in blocks smaller than a pageblock, the most."""
+    single: Mapping[str, int] = field(default_factory=dict)
+    """By migratetype, in all zones: free blocks that are exactly a pageblock, the most."""
 
     @classmethod
     def from_sample(cls, start: Mapping[str, int], facts: HostFacts) -> FreeLists | None:
@@ -49,7 +54,9 @@ class FreeLists:
         hidden = start.get("pcp", facts.pcp_pages)
         unmovable, reclaimable, whole = (start[name] for name in names)
         others = max(0, whole * CLAIM_PAGES - unmovable - reclaimable)
-        return cls((unmovable, unmovable + hidden), (reclaimable, reclaimable + hidden), others)
+        small = {kind: start.get(f"free_small/{kind}", start.get(f"free/{kind}", _PLENTY)) for kind in KINDS}
+        single = {kind: start.get(f"free_single/{kind}", _PLENTY) for kind in KINDS}
+        return cls((unmovable, unmovable + hidden), (reclaimable, reclaimable + hidden), others, small, single)
 
 
 @dataclass(frozen=True)
@@ -80,14 +87,22 @@ def _after(
     return max(0, low - lost * physics.BLOCK_PAGES), high
 
 
-def _merged(freed: int, hidden: int, own: int, others: int) -> int:
-    """Most pageblocks that give their type to a free block that they merge with (page_alloc.c:__free_one_page).
+def _pieces(lists: FreeLists, moved: Mapping[str, tuple[int, int]], overshoot: int) -> tuple[dict[str, int], FreeLists]:
+    """Most pageblocks of each type that give their type to what they merge with, and the lists' pieces afterwards.
 
-    Each was completed by one of the ``freed`` pages, or by one that a per-CPU list held and a free pushed out
-    (``hidden``): eight pages complete eight blocks that were free but for them.  And it needs 512 free pages of its own
-    type (``own``) and as many of another (``others``), both as there may be afterwards.
+    ``moved``: by type, the most pages taken and freed.  A pageblock is completed by a page freed, or by one that a
+    per-CPU list held and a free pushed out (``overshoot``): eight pages complete eight blocks that were free but for
+    them, and each has 511 free pages in pieces before.  It changes the type of a free buddy that is exactly a pageblock
+    (page_alloc.c:__free_one_page); such a one is what is left of a larger block that was split.
     """
-    return min(freed + hidden, own // physics.BLOCK_PAGES, others // physics.BLOCK_PAGES) if freed else 0
+    small, single, completed = dict(lists.small), dict(lists.single), dict.fromkeys(KINDS, 0)
+    for kind, (taken, freed) in moved.items():
+        splits = -(-(taken + overshoot) // CLAIM_PAGES) if taken else 0
+        small[kind] += splits * (physics.BLOCK_PAGES - 1) + freed + (overshoot if freed else 0)
+        completed[kind] = min(freed + overshoot, small[kind] // physics.BLOCK_PAGES) if freed else 0
+        single[kind] += splits + completed[kind]
+    merged = {kind: min(completed[kind], sum(single[other] for other in KINDS if other != kind)) for kind in completed}
+    return merged, replace(lists, small=small, single=single)
 
 
 def post_blocks(
@@ -117,12 +132,14 @@ def post_blocks(
             f"up to {most} pages may be claimed and only {lists.claimable} lie in free blocks of order 10:"
             " smaller ones are then split or stolen, depending on their contents"
         )
-    own_u = lists.unmovable[1] + unmovable.high * physics.BLOCK_PAGES + back
-    own_r = lists.reclaimable[1] + reclaimable.high * physics.BLOCK_PAGES + slab[1]
-    movable_back = sum(max(0, _flow(event, "Movable")) for event in events)
-    merged_u = _merged(back, overshoot, own_u, _PLENTY)  # most free memory is Movable
-    merged_r = _merged(slab[1], overshoot, own_r, _PLENTY)
-    merged_m = _merged(movable_back, overshoot, _PLENTY, own_u + own_r)
+    movable = [_flow(event, "Movable") for event in events]
+    moved = {
+        "Unmovable": (taken + metadata, back),
+        "Movable": (-sum(min(0, flow) for flow in movable), sum(max(0, flow) for flow in movable)),
+        "Reclaimable": slab,
+    }
+    merged, after_pieces = _pieces(lists, moved, overshoot)
+    merged_u, merged_m, merged_r = (merged[kind] for kind in KINDS)
     text = (
         f"unmovable pages wanted: {taken}, free: {lists.unmovable[0]} to {lists.unmovable[1]};"
         f" slab pages wanted: up to {slab[0]};"
@@ -143,6 +160,8 @@ def post_blocks(
         _after(lists.unmovable, demand, unmovable, (back, back), merged_m + merged_r + reclaimable.high),
         _after(lists.reclaimable, slab_demand, reclaimable, (0, slab[1]), merged_u + merged_m + unmovable.high),
         lists.claimable - most,
+        after_pieces.small,
+        after_pieces.single,
     )
     return after, ""
 
