@@ -189,8 +189,8 @@ def test_a_few_freed_pages_may_complete_as_many_blocks() -> None:
     for singles, most in ((9, 5), (2, 4), (0, 2)):
         start = LISTS | pieces | whole | {"free/Unmovable": 512 * 3, "free_single/Movable": singles}
         _, step = run(fill, take, start=start)
-        # pieces for 3 blocks, for one that the first step's refill may have split, and for one on per-CPU lists; slabs may
-        # have split one free block of theirs, and complete another
+        # pieces for 3 blocks, for one that the first step's refill may have split, and for one on per-CPU lists;
+        # slabs may have split one free block of theirs, and complete another
         assert step.predictions["blocks/Unmovable"].high == most, singles
 
 
