@@ -34,7 +34,7 @@ def test_a_planted_fault_does_not_escape_and_can_be_run_again(gmem_cli: Gmem) ->
     ended = gmem_cli.run("model", "--cases", "6", "--patch", str(FAULT))
     assert ended.code == Verdict.DEVIATES.exit_code, ended.stdout + ended.stderr
     found = [case for case in ended.cases if case["verdict"] == "deviates"]
-    assert len(found) >= 2
+    assert found
     for case in found:
         seed = case["case"].partition("random-")[2].rstrip("]")
         scenario = f"{case['evidence']}/scenario.yaml"

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.run.verdict import Verdict
+from harness.scenario.scenario import Scenario
+from harness.scenario.steps import Convert, PageRange, Populate, Side
 from tests.emulated.conftest import Ended, Gmem
 
 FAULTS = Path(__file__).parent / "faults"
@@ -75,12 +77,15 @@ def test_a_bad_command_line_is_a_usage_error(gmem_cli: Gmem, arguments: list[str
     assert "Traceback" not in ended.stdout + ended.stderr
 
 
-def test_a_guest_that_hangs_in_a_conversion_is_not_a_verdict_on_its_pages(gmem_cli: Gmem) -> None:
+def test_a_guest_that_hangs_in_a_conversion_is_not_a_verdict_on_its_pages(gmem_cli: Gmem, tmp_path: Path) -> None:
     """The kernel sleeps for ever in the hole punch: nothing answers, and after the deadline the run says so."""
-    patch = str(FAULTS / "punch-hangs.patch")
-    ended = gmem_cli.run("smoke", "-k", "rest or one_page", "--patch", patch, "--deadline", "8")
-    ended_with(ended, Verdict.INFRA, "one_page", "8 s")
-    assert ended.case("rest")["verdict"] == "pass"
+    there = PageRange("g0.r0", 5, 33)
+    steps = (Convert(there, Side.PRIVATE), Populate(there), Convert(there, Side.SHARED))
+    scenario = tmp_path / "there-and-back.yaml"
+    scenario.write_text(Scenario("there and back", steps).to_yaml())
+    ended = gmem_cli.run(str(scenario), "--patch", str(FAULTS / "punch-hangs.patch"), "--deadline", "8")
+    ended_with(ended, Verdict.INFRA, "there and back", "gmem convert", "8 s")
+    assert len(ended.case("there and back")["steps"]) == 2, "what came before the hole stands"
     assert not gmem_cli.left_behind()
 
 
