@@ -17,9 +17,11 @@ from harness.host.frames import FrameChannel, Reply
 
 CHUNK_PAGES = 512
 PAGE_SIZE = 4096
-CALLS_AT_ONCE = 128
-"""Hypercalls that one request may ask for: its answer lists them, and one of more than 8 KiB would make the emulated
-host allocate pages for it (a buffer of virtio-serial beyond the largest slab cache)."""
+CALLS_AT_ONCE = 16
+"""Hypercalls that one request asks for.  QEMU writes a line to a port of the host for each; the line's buffer stays
+allocated until the machine below has taken it, which may be long after, and one more write has come
+(virtio_console.c:port_fops_write, reclaim_consumed_buffers).  Bursts of 171 took a slab for them now and then, bursts of
+16 fit into what a CPU's slab has free."""
 
 
 class GuestError(InfraError):

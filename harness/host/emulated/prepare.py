@@ -31,8 +31,9 @@ GUEST_SECONDS = 180.0
 two cores with sixteen programs running."""
 _CYCLE_SECONDS = 30.0
 """Deadline for one pass over a region; 4096 pages take 0.3 s."""
-_ANSWERS = (1, 2, 4, 8, 16, 32, 64, CALLS_AT_ONCE)
-"""Conversions asked for at once: each more than doubles the size of the answer, so that no cache in between is left."""
+_ANSWERS = (1, 2, 4, 8, CALLS_AT_ONCE) * 4
+"""Conversions asked for at once: each nearly doubles the size of the answer, so that no cache in between is left; and
+several times, so that the slabs which the most buffers at once need are there."""
 _PROBE_CPU = 0
 """Where the probe stays; guest n begins on the n-th CPU after it and stays there until a scenario places it elsewhere.
 A buffer goes back to the cache of the CPU where it is freed: who wanders empties one CPU's cache into the other's, and
