@@ -20,8 +20,8 @@ PAGE_SIZE = 4096
 CALLS_AT_ONCE = 16
 """Hypercalls that one request asks for.  QEMU writes a line to a port of the host for each; the line's buffer stays
 allocated until the machine below has taken it, which may be long after, and one more write has come
-(virtio_console.c:port_fops_write, reclaim_consumed_buffers).  Bursts of 171 took a slab for them now and then, bursts of
-16 fit into what a CPU's slab has free."""
+(virtio_console.c:port_fops_write, reclaim_consumed_buffers).  Bursts of 171 took a slab for them now and then, bursts
+of 16 fit into what a CPU's slab has free."""
 
 
 class GuestError(InfraError):
