@@ -114,7 +114,7 @@ class TestHostileText:
         ],
     )
     def test_the_cost_of_a_search_grows_with_the_console(self, piece: str) -> None:
-        """A guest that knows the patterns cannot stop the harness with them: eight times the text, eight times the work.
+        """A guest that knows the patterns cannot stop the harness: eight times the text, eight times the work.
 
         A pattern that backtracks over the whole text would take 64 times as long, and hours for the longest console.
         """
