@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from harness.model import physics
 from harness.model.aligned import PMD_ORDER
+from harness.model.demand import Demand
 from harness.model.events import Event
 from harness.model.facts import HostFacts
 from harness.model.ledger import Ledger
@@ -105,26 +106,41 @@ def _pieces(lists: FreeLists, moved: Mapping[str, tuple[int, int]], overshoot: i
     return merged, replace(lists, small=small, single=single)
 
 
-def post_blocks(
-    ledger: Ledger, facts: HostFacts, lists: FreeLists, events: list[Event], slab: tuple[int, int], perhaps: int = 0
-) -> tuple[FreeLists | None, str]:
-    """Enters pageblock types for a step with ``slab`` pages (most taken, most returned).
+def demand_of(facts: HostFacts, events: list[Event], slab: tuple[int, int], perhaps: int = 0) -> Demand:
+    """The demand of a step with ``slab`` pages (most taken, most returned).
 
     ``perhaps``: unmovable pages that may be taken beyond those of the events.
+    """
+    unmovable = [_flow(event, "Unmovable") for event in events]
+    movable = [_flow(event, "Movable") for event in events]
+    taken, back = -sum(min(0, flow) for flow in unmovable), sum(max(0, flow) for flow in unmovable)
+    whole = -sum(min(0, _flow(event, "Unmovable")) for event in events if event.kind.order)
+    metadata = (physics.NODE_METADATA_PAGES if any(slab) else 0) + perhaps
+    return Demand(
+        wanted=taken,
+        unmovable=(taken, taken + metadata),
+        pieces=(taken - whole, taken - whole + metadata),
+        in_blocks=_in_blocks(events, facts),
+        moved={
+            "Unmovable": (taken + metadata, back),
+            "Movable": (-sum(min(0, flow) for flow in movable), sum(max(0, flow) for flow in movable)),
+            "Reclaimable": slab,
+        },
+        overshoot=facts.ncpu * facts.pcp_cap,
+    )
+
+
+def post_blocks(ledger: Ledger, lists: FreeLists, demand: Demand) -> tuple[FreeLists | None, str]:
+    """Enters pageblock types for a step.
 
     A whole free block that merges takes the type of the pages freed last, so each type may gain what was freed of it
     and lose what was freed of the others.
     Returns the lists after it, or None with the reason when whole blocks may run out and stealing begins.
     """
-    taken = -sum(min(0, _flow(event, "Unmovable")) for event in events)
-    back = sum(max(0, _flow(event, "Unmovable")) for event in events)
-    whole = -sum(min(0, _flow(event, "Unmovable")) for event in events if event.kind.order)
-    metadata = (physics.NODE_METADATA_PAGES if any(slab) else 0) + perhaps
-    demand, slab_demand = (taken, taken + metadata), (0, slab[0])
-    small = (taken - whole, taken - whole + metadata)
-    overshoot = facts.ncpu * facts.pcp_cap
-    surely = claims(lists.unmovable, demand, overshoot)
-    unmovable = Claims(surely.low, claims(lists.unmovable, small, overshoot, _in_blocks(events, facts)).high)
+    slab_demand = (0, demand.slab[0])
+    overshoot, free = demand.overshoot, lists.unmovable
+    surely = claims(free, demand.unmovable, overshoot)
+    unmovable = Claims(surely.low, claims(free, demand.pieces, overshoot, demand.in_blocks).high)
     reclaimable = claims(lists.reclaimable, slab_demand, overshoot)
     most = (unmovable.high + reclaimable.high) * physics.BLOCK_PAGES
     if most > lists.claimable:
@@ -132,17 +148,11 @@ def post_blocks(
             f"up to {most} pages may be claimed and only {lists.claimable} lie in free blocks of order 10:"
             " smaller ones are then split or stolen, depending on their contents"
         )
-    movable = [_flow(event, "Movable") for event in events]
-    moved = {
-        "Unmovable": (taken + metadata, back),
-        "Movable": (-sum(min(0, flow) for flow in movable), sum(max(0, flow) for flow in movable)),
-        "Reclaimable": slab,
-    }
-    merged, after_pieces = _pieces(lists, moved, overshoot)
+    merged, after_pieces = _pieces(lists, demand.moved, overshoot)
     merged_u, merged_m, merged_r = (merged[kind] for kind in KINDS)
     text = (
-        f"unmovable pages wanted: {taken}, free: {lists.unmovable[0]} to {lists.unmovable[1]};"
-        f" slab pages wanted: up to {slab[0]};"
+        f"unmovable pages wanted: {demand.wanted}, free: {free[0]} to {free[1]};"
+        f" slab pages wanted: up to {demand.slab[0]};"
         f" blocks claimed: unmovable {unmovable.low} to {unmovable.high}, reclaimable up to {reclaimable.high}"
     )
     if merged_u or merged_m or merged_r:
@@ -156,9 +166,10 @@ def post_blocks(
         ("Movable", -unmovable.high - reclaimable.high - merged_u - merged_r, merged_m),
     ):
         ledger.allow(f"blocks/{kind}", low, high, "claim", text)
+    back = (demand.freed, demand.freed)
     after = FreeLists(
-        _after(lists.unmovable, demand, unmovable, (back, back), merged_m + merged_r + reclaimable.high),
-        _after(lists.reclaimable, slab_demand, reclaimable, (0, slab[1]), merged_u + merged_m + unmovable.high),
+        _after(free, demand.unmovable, unmovable, back, merged_m + merged_r + reclaimable.high),
+        _after(lists.reclaimable, slab_demand, reclaimable, (0, demand.slab[1]), merged_u + merged_m + unmovable.high),
         lists.claimable - most,
         after_pieces.small,
         after_pieces.single,

@@ -21,6 +21,7 @@ from harness.model import blocks, nested, pages, slab, uncertain
 from harness.model.aligned import PMD_ORDER, PUD_ORDER, Blocks
 from harness.model.closing import close_guest
 from harness.model.context import Backing, Context, Design
+from harness.model.demand import Demand
 from harness.model.events import traffic_by_cpu
 from harness.model.facts import HostFacts
 from harness.model.folio_events import NESTED_TABLE_LINKED
@@ -168,7 +169,7 @@ def _predict_step(index: int, step: Step, world: _World, walk: _Walk) -> StepPre
     before = dict(walk.regions)
     followed = _walk_regions(step, world, walk)
     outcome = followed.outcome
-    _post(step, followed, world, walk, ledger)
+    demand = _post(step, followed, world, walk, ledger)
     if followed.torn:
         walk.loose |= {counter: followed.torn for counter in ledger.opened()}
     unpredicted |= _drop_lost(walk, ledger)
@@ -191,6 +192,7 @@ def _predict_step(index: int, step: Step, world: _World, walk: _Walk) -> StepPre
         regions=dict(walk.regions),
         refused=outcome.refused,
         traffic_by_cpu=traffic_by_cpu(outcome.events),
+        demand=demand,
     )
 
 
@@ -251,8 +253,11 @@ def _walk_regions(step: Step, world: _World, walk: _Walk) -> uncertain.Followed:
     return followed
 
 
-def _post(step: Step, followed: uncertain.Followed, world: _World, walk: _Walk, ledger: Ledger) -> None:
-    """Enters what happened, and what it costs the host in slabs, tables and pageblocks."""
+def _post(step: Step, followed: uncertain.Followed, world: _World, walk: _Walk, ledger: Ledger) -> Demand | None:
+    """Enters what happened, and what it costs the host in slabs, tables and pageblocks; returns what it asks of lists.
+
+    None where that is not known: of what stirs the host, and where large folios may be had or not.
+    """
     facts, events, change = world.facts, list(followed.outcome.events), followed.change
     ledger.post(events)
     for loose_end in followed.loose:
@@ -270,8 +275,10 @@ def _post(step: Step, followed: uncertain.Followed, world: _World, walk: _Walk, 
             walk.nested_linked[event.guest] = walk.nested_linked.get(event.guest, 0) + event.pages
     if type(step) not in HOST_WIDE:
         blocks.post_movable_balance(ledger, facts, events, quiet=not traffic)
+    demand = blocks.demand_of(facts, events, slab_pages, cached)
     if walk.lists is not None:
-        walk.lists, walk.lists_lost = blocks.post_blocks(ledger, facts, walk.lists, events, slab_pages, cached)
+        walk.lists, walk.lists_lost = blocks.post_blocks(ledger, walk.lists, demand)
+    return None if walk.worlds is not None or type(step) in HOST_WIDE else demand
 
 
 def _allow_traffic(ledger: Ledger, allowances: Allowances, *, on_host: bool) -> None:

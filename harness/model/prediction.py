@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from harness.model.demand import Demand
 from harness.model.state import RegionState
 from harness.scenario.steps import Side, Step
 
@@ -134,3 +135,5 @@ class StepPrediction:
 
     None: the guest was never placed, so that any CPU may have done it.
     """
+    demand: Demand | None = None
+    """What the step asks of the free lists; None where that is not known."""

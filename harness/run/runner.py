@@ -30,6 +30,7 @@ from harness.model.context import Design
 from harness.model.facts import HostFacts
 from harness.model.predict import predict
 from harness.model.prediction import StepPrediction
+from harness.model.reread import reread
 from harness.run.evidence import keep_predictions, keep_sample, thin_out
 from harness.run.frames import ROOM_FRACTION, FrameWatch, list_cap, list_limits
 from harness.run.judge import compare_conversions, expected_on_guest, judge
@@ -130,7 +131,8 @@ class ScenarioRun:
         start = self.measure_noise()
         self.frames.begin()
         keep_sample(self.evidence, "start", start)
-        predictions = predict(self.scenario, self.design, *self.known(start))
+        values, self.facts = self.known(start)
+        predictions = predict(self.scenario, self.design, values, self.facts)
         keep_predictions(self.evidence, predictions)
         for prediction in predictions:
             result = self.one_step(prediction)
@@ -152,6 +154,7 @@ class ScenarioRun:
         traced = {name: self.testbed.trace_log(name) for name in self.traced_guests()}
         offsets = {name: path.stat().st_size if path.exists() else 0 for name, path in traced.items()}
         done, before, after = self.observe(lambda: self.walker.carry_out(step, prediction))
+        prediction = reread(prediction, before.values, self.facts)
         observed = {**difference(before, after), **self.frames.after_step(prediction.index)}
         findings, still = apart(self.locate(finding, prediction) for finding in judge(prediction, observed, self.noise))
         messages = list(done.problems)
