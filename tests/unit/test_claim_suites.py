@@ -118,7 +118,8 @@ def test_a_partial_conversion_costs_each_design_what_its_claim_says() -> None:
     """The headline numbers, as the claims have them."""
     (file,) = (SUITES / "c12_repetition").glob("test_*.py")
     recorder = Recorder()
-    _module(file).test_anywhere(recorder)
+    module = _module(file)
+    module.test_anywhere(recorder, module.ROUNDS, 1)
     assert recorder.scenario is not None
     facts = HostFacts(2, {"g0.r0": 8}, tables_present=False)
     left = {}
