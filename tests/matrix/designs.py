@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from harness.model.designs import DESIGNS
 from harness.run.verdict import Verdict
@@ -24,9 +24,9 @@ RULE = re.compile(r"after step \d+ \([^()]*(?:\([^()]*\)[^()]*)*\)[^:]*: [a-z0-9
 """In the sentence of a deviation: the step, then the rule of the model, as ``docs/model.md`` calls it."""
 
 
-def wrong_designs(kernels: Sequence[str]) -> list[tuple[str, str]]:
-    """Each of the kernels with each design that it is not of."""
-    return [(kernel, design) for kernel in kernels for design in DESIGNS if design != OWN[kernel]]
+def wrong_designs(kernels: Sequence[str], designs: Iterable[str] = DESIGNS) -> list[tuple[str, str]]:
+    """Each of the kernels with each of the designs that it is not of."""
+    return [(kernel, design) for kernel in kernels for design in designs if design != OWN[kernel]]
 
 
 def hold_wrong(gmem: Gmem, kernel: str, claimed: str) -> None:
