@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A kernel that is judged by a design which it is not of deviates, and the sentence names the rule that it broke.
 
-Here on the two kernels that every run of the tests has, by the designs that have a kernel; tests/matrix has all of them.
+Here on the two kernels that every run of the tests has, by designs that have a kernel; tests/matrix has all of them.
 """
 
 from __future__ import annotations
