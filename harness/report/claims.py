@@ -133,8 +133,15 @@ CLAIMS: Final[tuple[Claim, ...]] = (
         "C9",
         "nothing is special about 2 MiB",
         "Nothing is special about 2 MiB: folio orders are a parameter.",
-        ("thp-discard", "thp-2m-truncate", "inplace-thp"),
-        {**_HUGE, **dict.fromkeys(("order0", "inplace"), "its folios are single pages: there is no order to choose")},
+        ("thp-discard",),
+        {
+            **_HUGE,
+            **dict.fromkeys(("order0", "inplace"), "its folios are single pages: there is no order to choose"),
+            **dict.fromkeys(
+                ("thp-2m-truncate", "inplace-thp"),
+                "no kernel of this design with another order can be had; gmem model --design NAME:ORDER predicts it",
+            ),
+        },
     ),
     Claim(
         "C10",
