@@ -17,12 +17,10 @@ from harness.model.shared_events import (
     ANON_PMD_UNMAPPED,
     ANON_THP_GONE,
     ANON_THP_QUEUED,
-    ANON_THP_SPLIT,
     ANON_THP_UNQUEUED,
     KEPT_FREED,
     PMD_SPLIT,
     SHARED_UNMAPPED,
-    split_failed,
 )
 from harness.model.state import RegionState, chunks_of
 from harness.scenario.steps import Side
@@ -197,54 +195,3 @@ def unpin(context: Context, region: RegionState, where: int) -> Outcome:
         *context.event(ANON_THP_GONE, folios, "references", "{n} huge folio{s} of {where} {are} freed"),
     )
     return Outcome(dropped.region, events)
-
-
-def shrink(context: Context, region: RegionState, where: int) -> Outcome:
-    """Memory pressure, or dropping slabs, runs the deferred splits (huge_memory.c:deferred_split_scan).
-
-    A partly mapped folio without unexpected references is split to order 0: pages that nothing maps are freed, and so
-    are mapped ones that hold zeroes only: the zero page takes their place (migrate.c:try_to_map_unused_to_zeropage).
-    """
-    folios = region.shared_folios.touching(where)
-    queued = folios.without(folios.inside(region.shared_in_folio))
-    held = queued.touching(region.shared_held & region.shared_in_folio | region.shared_lost)
-    split = queued.without(held)
-    refused = "{n} huge folio{s} in {where} cannot be split: somebody holds a reference"
-    events = context.event(split_failed(PMD_ORDER), held.count(PMD_ORDER), "references", refused)
-    covered = split.covered()
-    if not covered:
-        return Outcome(region, events)
-    zapped = zap(context, region, covered, Side.SHARED, "the notifier of the deferred split")
-    mapped = covered & region.shared_in_folio
-    zeroes = sum(held for generation, held in region.shared_patterns.within(mapped) if generation is None)
-    count = split.count(PMD_ORDER)
-    events += (
-        *zapped.events,
-        *context.event(
-            ANON_THP_SPLIT, count, "thp-deferred-split", "{n} partly mapped huge folio{s} in {where} {are} split"
-        ),
-        *context.event(
-            ANON_THP_UNQUEUED, count, "thp-deferred-split", "{n} huge folio{s} in {where} leave{v} the queue of splits"
-        ),
-        *context.event(
-            KEPT_FREED,
-            (covered & ~mapped).bit_count(),
-            "thp-deferred-split",
-            "{n} page{s} of split folios in {where}, which nothing mapped, {are} freed",
-        ),
-        *context.event(
-            SHARED_FREED,
-            zeroes.bit_count(),
-            "thp-deferred-split",
-            "{n} page{s} of split folios in {where} that hold{v} zeroes {are} replaced by the zero page",
-        ),
-    )
-    return Outcome(
-        replace(
-            zapped.region,
-            shared=region.shared & ~zeroes,
-            shared_in_folio=region.shared_in_folio & ~covered,
-            shared_folios=region.shared_folios.without(split),
-        ),
-        events,
-    )

@@ -12,10 +12,13 @@ from dataclasses import replace
 
 from harness.model import pages
 from harness.model.aligned import PMD_ORDER, size_name, spread
-from harness.model.anon_thp_discard import discard, shrink, unpin
+from harness.model.anon_thp_discard import discard, unpin
+from harness.model.anon_thp_split import shrink, split
 from harness.model.context import Backing, Context, Outcome
 from harness.model.events import SHARED_ALLOCATED, TABLE_ALLOCATED, Event
+from harness.model.facts import HostFacts
 from harness.model.mapping import map_shared, zap
+from harness.model.migrating import migrate
 from harness.model.shared_events import (
     ANON_THP_FAULTED,
     HUGE_ZERO_MAPPED,
@@ -140,6 +143,12 @@ def read(context: Context, region: RegionState, wanted: int) -> Outcome:
     return Outcome(zero.region, faulted.events + present.events + zero.events)
 
 
+def without_tables(facts: HostFacts, region: RegionState) -> RegionState:
+    """A huge mapping that goes whole takes its deposited page table along, whatever the kernel does with empty ones."""
+    del facts
+    return replace(region, tables=0)
+
+
 ANON_THP = Backing(
     "anon-thp",
     (0, PMD_ORDER),
@@ -150,5 +159,8 @@ ANON_THP = Backing(
     says="anonymous memory with huge pages",
     shrink=shrink,
     unpin=unpin,
+    migrate=migrate,
+    split=split,
+    prepared=without_tables,
 )
 """QEMU's private anonymous RAM with MADV_HUGEPAGE, share=off; THP ``always`` or ``madvise``."""

@@ -8,16 +8,21 @@ Sources: mm/hugetlb.c (hugetlb_no_page, alloc_hugetlb_folio), fs/hugetlbfs/inode
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from harness.errors import UsageError
 from harness.model import pages
-from harness.model.aligned import PMD_ORDER, PUD_ORDER, full_groups, size_name, spread
+from harness.model.aligned import PMD_ORDER, PUD_ORDER, Blocks, full_groups, size_name, spread
 from harness.model.context import Backing, Context, Outcome
+from harness.model.facts import HostFacts
 from harness.model.mapping import map_shared, zap
 from harness.model.shared_events import pool_returned, pool_taken
-from harness.model.state import RegionState
+from harness.model.state import Patterns, RegionState
 from harness.scenario.steps import CHUNK_PAGES, Side
+
+PREPARED_GENERATION = 0
+"""Generation of the pattern that a testbed's preparation writes; a scenario's begin at 1."""
 
 
 def touch(context: Context, region: RegionState, touched: int) -> Outcome:
@@ -85,6 +90,26 @@ def unpin(context: Context, region: RegionState, where: int) -> Outcome:
     )
 
 
+def present(order: int) -> Callable[[HostFacts, RegionState], RegionState]:
+    """The pages of the preparation are all there, mapped, and hold what was written last: nobody discards them."""
+
+    def prepared(facts: HostFacts, region: RegionState) -> RegionState:
+        del facts
+        everything = pages.span(0, region.chunks * CHUNK_PAGES)
+        whole = Blocks().add(order, pages.groups(everything, order))
+        return replace(
+            region,
+            tables=0,
+            shared=everything,
+            shared_in_folio=everything,
+            shared_folios=whole,
+            shared_huge=whole,
+            shared_patterns=Patterns().write(everything, PREPARED_GENERATION),
+        )
+
+    return prepared
+
+
 def hugetlb(order: int, name: str) -> Backing:
     """The backing with pool pages of ``2**order`` 4 KiB pages."""
     pool = f"hugetlb/{size_name(order)}"
@@ -95,6 +120,7 @@ def hugetlb(order: int, name: str) -> Backing:
         read=touch,
         discard=discard,
         unpin=unpin,
+        prepared=present(order),
         file_backed=True,
         says="hugetlb memory",
         moves=(

@@ -14,7 +14,9 @@ from harness.model import gather, pages
 from harness.model.aligned import PMD_ORDER, size_name, spread
 from harness.model.context import Backing, Context, Outcome
 from harness.model.events import PAGE_IN_PASSING
+from harness.model.facts import HostFacts
 from harness.model.mapping import map_shared, zap
+from harness.model.migrating import migrate
 from harness.model.shared import free_tables, need_tables, unpin
 from harness.model.shared_events import (
     FILE_ALLOCATED,
@@ -25,6 +27,7 @@ from harness.model.shared_events import (
     SHMEM_PMD_UNMAPPED,
     SHMEM_THP_ALLOCATED,
     SHMEM_THP_FALLBACK,
+    file_split,
 )
 from harness.model.shmem_truncate import truncate
 from harness.model.state import RegionState, window_starts
@@ -191,6 +194,43 @@ def discard(context: Context, region: RegionState, gone: int) -> Outcome:
     return Outcome(tables.region, punched.events + zapped.events + tables.events)
 
 
+def split(context: Context, region: RegionState, where: int) -> Outcome:
+    """Large folios that QEMU maps in the range are split to order 0; held ones are passed over without a count.
+
+    All of a folio is unmapped before and not mapped again (huge_memory.c:unmap_folio, remap_page).
+    """
+    folios = region.shared_folios.touching(where & region.shared_mapped)
+    folios = folios.without(folios.touching(region.shared_held))
+    covered = folios.covered()
+    if not covered:
+        return Outcome(region)
+    zapped = zap(context, region, covered, Side.SHARED, "the notifier of the split")
+    huge = region.shared_huge.inside(covered)
+    unmapped = covered & region.shared_mapped
+    count = huge.count(PMD_ORDER)
+    events = (
+        *zapped.events,
+        *context.event(PMD_SPLIT, count, "split-asked", "{n} huge mapping{s} over {where} {are} dropped for the split"),
+        *context.event(SHMEM_PMD_UNMAPPED, count, "split-asked", "{n} huge mapping{s} over {where} {are} gone"),
+        *context.event(
+            FILE_UNMAPPED, unmapped.bit_count(), "split-asked", "{n} page{s} of folios in {where} {are} unmapped"
+        ),
+    )
+    for order, starts in folios:
+        text = f"{{n}} folio{{s}} of order {order} in {{where}} {{are}} split to order 0"
+        events += context.event(file_split(order), starts.bit_count(), "split-asked", text)
+    return Outcome(
+        replace(
+            zapped.region,
+            shared_mapped=region.shared_mapped & ~covered,
+            shared_huge=region.shared_huge.without(huge),
+            shared_folios=region.shared_folios.without(folios),
+            shared_in_folio=region.shared_in_folio & ~covered,
+        ),
+        events,
+    )
+
+
 FILE_COUNTERS = ("nr_file_pages", "nr_shmem", "nr_mapped")
 HUGE_COUNTERS = (
     "thp_file_*", "thp_split_*", "nr_shmem_hugepages", "nr_shmem_pmdmapped",
@@ -209,8 +249,17 @@ MEMFD_4K = Backing(
     moves=FILE_COUNTERS,
     says="a memfd in 4 KiB pages",
     unpin=unpin,
+    migrate=migrate,
+    split=split,
 )
 """memory-backend-memfd with shmem_enabled=never, the default."""
+
+
+def without_tables(facts: HostFacts, region: RegionState) -> RegionState:
+    """A window that QEMU maps by one entry never had a page table of its own."""
+    del facts
+    return replace(region, tables=0)
+
 
 SHMEM_THP = replace(
     MEMFD_4K,
@@ -218,5 +267,6 @@ SHMEM_THP = replace(
     says="a memfd with huge pages",
     folio_orders=(0, PMD_ORDER),
     moves=(*FILE_COUNTERS, *HUGE_COUNTERS),
+    prepared=without_tables,
 )
 """memory-backend-memfd with shmem_enabled=always and a mapping aligned to 2 MiB."""

@@ -74,10 +74,20 @@ ConvertRule = Callable[[Context, RegionState, int, Side], Outcome]
 """Carries one conversion out: the pages of one piece, and the side they become."""
 
 
+MigrateRule = Callable[[Context, RegionState, int, int], Outcome]
+"""Moves a set of pages of the shared side to a NUMA node."""
+
+
 def keep(context: Context, region: RegionState, pages: int) -> Outcome:
     """A rule by which nothing happens."""
     del context, pages
     return Outcome(region)
+
+
+def left_empty(facts: HostFacts, region: RegionState) -> RegionState:
+    """A testbed's preparation leaves nothing of the shared side."""
+    del facts
+    return region
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,12 @@ class Backing:
     """What memory pressure, or dropping slabs, makes of its folios."""
     unpin: Rule = keep
     """References that pins took on shared pages of the range are dropped."""
+    migrate: MigrateRule | None = None
+    """The host moves pages of the range to a node; None: no rule says what happens then."""
+    split: Rule | None = None
+    """The host asks for large folios of the range to be split; None: no rule says what happens then."""
+    prepared: Callable[[HostFacts, RegionState], RegionState] = left_empty
+    """What the preparation of a testbed leaves of the shared side of a region that is empty otherwise."""
 
     @property
     def falls_back(self) -> bool:

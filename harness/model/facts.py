@@ -55,6 +55,8 @@ class HostFacts:
     rom_pages: int = 0
     """Pages of each guest's further guest_memfds, which ``gmem/*`` does not count: its ROM, where a conversion is in
     place and the ROM's memory therefore a guest_memfd with everything in it."""
+    nodes: int = 1
+    """NUMA nodes; guests and CPUs are on the first."""
     mirrored_tdp: bool = False
     """TDX: private and shared leaves live in two trees, so that a zap reaches one kind only."""
 

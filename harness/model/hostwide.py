@@ -18,7 +18,7 @@ from harness.model.context import Backing, keep
 from harness.model.ledger import Ledger
 from harness.model.overhead import partly_mapped
 from harness.model.state import RegionState
-from harness.scenario.steps import BaseStep, Compact, DropCaches, Pressure
+from harness.scenario.steps import BaseStep, Compact, DropCaches, Migrate, Pressure
 
 _COMPACTING = ("compact_*", "pgmigrate_*", "thp_migration_*")
 _TRAFFIC = ("pgalloc", "pgfree")
@@ -51,6 +51,11 @@ HOST_WIDE: Mapping[type[BaseStep], HostWide] = {
         (*_COMPACTING, *_TRAFFIC, *_LISTS, "unevictable_pgs_*"),  # it moves locked pages of processes too
         "compaction moves whatever movable pages the host has, and free blocks that merge take each other's type",
         migrates=True,
+    ),
+    Migrate: HostWide(
+        _LISTS,
+        "pages are taken from one node's lists and given back to another's, whose free blocks nobody counted apart",
+        migrates=False,  # its own rule says exactly which
     ),
     DropCaches: HostWide(
         (*_CACHE, *_TRAFFIC, *_LISTS, "nr_mapped", "workingset_*"),

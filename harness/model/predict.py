@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from harness.errors import UsageError
-from harness.model import blocks, nested, pages, slab, uncertain
-from harness.model.aligned import PMD_ORDER, PUD_ORDER, Blocks
+from harness.model import blocks, nested, slab, uncertain
+from harness.model.aligned import Blocks
 from harness.model.closing import close_guest
 from harness.model.context import Backing, Context, Design
 from harness.model.demand import Demand
@@ -30,12 +30,13 @@ from harness.model.hostwide import HOST_WIDE, loose, open_ends, split_perhaps
 from harness.model.ledger import Ledger
 from harness.model.physics import ALLOWANCES, Allowances
 from harness.model.prediction import ExpectedContents, StepPrediction
+from harness.model.prepared import empty_region
 from harness.model.quiet import open_counters
 from harness.model.shared import ANON_4K
 from harness.model.state import RegionState
 from harness.model.steprules import ON_HOST, RANGE_RULES, StepOutcome
 from harness.scenario.scenario import Scenario
-from harness.scenario.steps import CHUNK_PAGES, Check, Close, Convert, Place, Step
+from harness.scenario.steps import Check, Close, Convert, Place, Step
 
 
 @dataclass
@@ -107,8 +108,7 @@ def _begin(scenario: Scenario, world: _World, given: Mapping[str, RegionState]) 
                 f" {facts.regions.get(name, 0)}"
             )
     states = {
-        name: given.get(name) or RegionState.empty(chunks, tables=facts.tables_present, nested=_nested(world, chunks))
-        for name, chunks in facts.regions.items()
+        name: given.get(name) or empty_region(world.design, facts, chunks) for name, chunks in facts.regions.items()
     }
     inside = {guest: 0 for guest in facts.guests}
     for name, state in states.items():
@@ -120,8 +120,10 @@ def _begin(scenario: Scenario, world: _World, given: Mapping[str, RegionState]) 
                 f"the first sample has {start[f'gmem/{guest}']} pages in the guest_memfd of {guest}, fewer than the"
                 f" {inside[guest]} that its regions are said to hold"
             )
-    lists = blocks.FreeLists.from_sample(start, facts)
+    lists = blocks.FreeLists.from_sample(start, facts) if facts.nodes == 1 else None
     lost = "" if lists else "the first sample lacks free/Unmovable, free/Reclaimable or free_order/10"
+    if facts.nodes > 1:
+        lost = f"the host has {facts.nodes} nodes, and the first sample adds their free lists up"
     elsewhere = {guest: rest + facts.rom_pages for guest, rest in elsewhere.items()}
     walk = _Walk(states, lists, lost, elsewhere=elsewhere, running=list(facts.guests))
     if None in (facts.large_folios, facts.thp_available):
@@ -140,20 +142,6 @@ def _become_unsure(world: _World, walk: _Walk) -> None:
         order = uncertain.window_order(world.design, world.backing)
         walk.worlds = {name: uncertain.split_up(state, order) for name, state in walk.regions.items()}
         walk.lists, walk.lists_lost = None, "large folios may be had or not: what they take of the lists is not known"
-
-
-def _nested(world: _World, chunks: int) -> Blocks:
-    """Tables that KVM lacks in the canonical empty state: each page was touched shared, then private, then discarded.
-
-    The private touch put a large leaf in the table's place wherever the design's folio was large enough.
-    """
-    order = 0 if world.facts.large_folios is False else world.design.order
-    missing = Blocks()
-    for leaf in (PMD_ORDER, PUD_ORDER):
-        windows = chunks * CHUNK_PAGES >> max(leaf, order)
-        if order >= leaf and windows:
-            missing = missing.add(leaf, pages.strided(0, windows << max(leaf, order), 1 << leaf))
-    return missing
 
 
 def _predict_step(index: int, step: Step, world: _World, walk: _Walk) -> StepPrediction:
@@ -249,7 +237,9 @@ def _walk_regions(step: Step, world: _World, walk: _Walk) -> uncertain.Followed:
         outcome = RANGE_RULES[type(step)](context, before, step, generation)
         change = slab.node_change([(before, outcome.region)], **trees)
         followed = uncertain.Followed(outcome, slab.with_splits(change, outcome.events, world.facts))
-    walk.regions[where.region] = followed.outcome.region
+    after = followed.outcome.region
+    # What was given up comes back on node 0.
+    walk.regions[where.region] = replace(after, shared_far=after.shared_far & after.shared)
     return followed
 
 

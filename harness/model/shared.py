@@ -6,9 +6,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.model import pages, physics
-from harness.model.context import Backing, Context, Outcome
+from harness.model.context import Backing, Context, Outcome, keep
 from harness.model.events import PAGE_IN_PASSING, SHARED_ALLOCATED, SHARED_FREED, TABLE_ALLOCATED, TABLE_FREED, Event
 from harness.model.mapping import map_shared, map_zero, zap
+from harness.model.migrating import migrate
 from harness.model.shared_events import KEPT_FREED, SHARED_UNMAPPED
 from harness.model.state import RegionState, chunks_of, whole_chunks
 from harness.scenario.steps import Side
@@ -96,6 +97,10 @@ def free_tables(context: Context, region: RegionState, gone: int) -> Outcome:
     )
 
 
+nothing_to_split = keep
+"""A request to split passes over order-0 pages (huge_memory.c:split_huge_pages_pid)."""
+
+
 def unpin(context: Context, region: RegionState, where: int) -> Outcome:
     """References are dropped: what nothing else kept is freed."""
     parked, singles, folios = region.shared_parked.release(where)
@@ -112,5 +117,7 @@ def unpin(context: Context, region: RegionState, where: int) -> Outcome:
     )
 
 
-ANON_4K = Backing("anon-4k", (0,), write=write, read=read, discard=discard, unpin=unpin)
+ANON_4K = Backing(
+    "anon-4k", (0,), write=write, read=read, discard=discard, unpin=unpin, migrate=migrate, split=nothing_to_split
+)
 """QEMU's private anonymous RAM, 4 KiB pages, share=off."""

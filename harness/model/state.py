@@ -109,6 +109,8 @@ class RegionState:
     """Windows that QEMU's page table maps to the huge zero folio by one entry."""
     shared_mapped: int = 0
     """Pages of a file's page cache that QEMU's page table maps; unused where the shared side is anonymous memory."""
+    shared_far: int = 0
+    """Pages of ``shared`` whose memory is on NUMA node 1; a page that is allocated comes from node 0."""
     shared_lost: int = 0
     """Pages of ``shared_folios`` that references keep and nothing maps any more."""
     shared_parked: Parked = NOTHING_PARKED

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.errors import UsageError
 from harness.model import pages
 from harness.model.context import Context, Outcome, Rule, chain
 from harness.model.events import Event
@@ -17,11 +18,13 @@ from harness.scenario.steps import (
     Check,
     Convert,
     Fallocate,
+    Migrate,
     PageRange,
     Pin,
     Populate,
     PunchHole,
     Side,
+    Split,
     Touch,
     Unpin,
 )
@@ -138,6 +141,29 @@ def _unpin(context: Context, region: RegionState, step: Unpin, generation: int) 
     return StepOutcome(outcome.region, outcome.events)
 
 
+def _migrate(context: Context, region: RegionState, step: Migrate, generation: int) -> StepOutcome:
+    """One call for each piece of a chunk."""
+    del generation
+    rule = (context.design.shared_side or context.backing).migrate
+    if rule is None:
+        raise UsageError(f"{step.text()}: no rule of {context.backing.name} says what happens then")
+    events: tuple[Event, ...] = ()
+    for piece in step.range.pieces():
+        outcome = rule(context.at(piece), region, page_set(piece), step.node)
+        region, events = outcome.region, events + outcome.events
+    return StepOutcome(region, events)
+
+
+def _split(context: Context, region: RegionState, step: Split, generation: int) -> StepOutcome:
+    """The kernel walks the range page by page and finds each folio once."""
+    del generation
+    rule = (context.design.shared_side or context.backing).split
+    if rule is None:
+        raise UsageError(f"{step.text()}: no rule of {context.backing.name} says what happens then")
+    outcome = rule(context, region, page_set(step.range))
+    return StepOutcome(outcome.region, outcome.events)
+
+
 def expected_contents(region: RegionState, where: PageRange) -> tuple[ExpectedContents, ...]:
     """What the guest must read in ``where``, as runs in rising order of pages."""
     found = [
@@ -165,8 +191,10 @@ RANGE_RULES: Mapping[type[BaseStep], Callable[[Context, RegionState, Any, int], 
     PunchHole: _punch,
     Pin: _pin,
     Unpin: _unpin,
+    Migrate: _migrate,
+    Split: _split,
 }
 """Rule of each step that acts on a range of one region; the last argument is the generation of a pattern written."""
 
-ON_HOST: frozenset[type[BaseStep]] = frozenset({Fallocate, PunchHole, Pin, Unpin})
+ON_HOST: frozenset[type[BaseStep]] = frozenset({Fallocate, PunchHole, Pin, Unpin, Migrate, Split})
 """Steps that the host probe carries out; the guest does not run for them."""

@@ -19,7 +19,7 @@ import msgspec
 import yaml
 
 from harness.errors import UsageError
-from harness.scenario.steps import CHUNK_PAGES, STEP_TYPES, Close, PageRange, Step
+from harness.scenario.steps import CHUNK_PAGES, STEP_TYPES, Close, Migrate, PageRange, Step
 
 _STEP_BY_WORD = {str(t.__struct_config__.tag): t for t in STEP_TYPES}
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.+?)`")
@@ -31,7 +31,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
     ``seed`` is the number a generated scenario was drawn with; nothing but its origin.  ``frames``: watch, too, which
     physical frames the guest_memfds hold.  ``pcp_room``: per-CPU page lists may keep what a CPU frees, instead of being
-    capped.
+    capped.  ``backing``: what the shared side of the guests is made of, by name.
     """
 
     name: str
@@ -41,11 +41,17 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     seed: int | None = None
     frames: bool = False
     pcp_room: bool = False
+    backing: str = "anon-4k"
 
     @property
     def pages(self) -> int:
         """Guest pages of each region."""
         return self.chunks * CHUNK_PAGES
+
+    @property
+    def nodes(self) -> int:
+        """NUMA nodes of the host that the steps need."""
+        return 1 + max((step.node for step in self.steps if isinstance(step, Migrate)), default=0)
 
     @property
     def regions(self) -> tuple[str, ...]:

@@ -222,6 +222,28 @@ class Unpin(_RangeStep, frozen=True, tag="unpin"):
     phrase: ClassVar[str] = "unpin"
 
 
+class Migrate(_RangeStep, frozen=True, tag="migrate"):
+    """The host moves what QEMU maps of the range's shared pages to a NUMA node (``move_pages``).
+
+    Guests get their memory on node 0; a scenario that names another node is run on a host with one more.
+    """
+
+    node: int = 1
+
+    def __post_init__(self) -> None:
+        if self.node not in (0, 1):
+            raise UsageError(f"migrate {self.range} to node {self.node}: a host has the nodes 0 and 1")
+
+    def text(self) -> str:
+        return f"migrate {self.range} to node {self.node}"
+
+
+class Split(_RangeStep, frozen=True, tag="split"):
+    """The host asks the kernel to split the shared folios that QEMU maps there (debugfs ``split_huge_pages``)."""
+
+    phrase: ClassVar[str] = "split"
+
+
 class Place(BaseStep, frozen=True, tag="place"):
     """From here on all threads of the guest's QEMU, and what the host does to its memory, run on host CPU ``cpu``."""
 
@@ -305,11 +327,11 @@ class Close(BaseStep, frozen=True, tag="close"):
 
 Step = (
     Populate | Touch | Convert | Check | Fallocate | PunchHole
-    | Pin | Unpin | Place | Compact | DropCaches | Pressure | Settle | Empty | Close
+    | Pin | Unpin | Migrate | Split | Place | Compact | DropCaches | Pressure | Settle | Empty | Close
 )  # fmt: skip
 
 STEP_TYPES: tuple[type[BaseStep], ...] = (
     Populate, Touch, Convert, Check, Fallocate, PunchHole,
-    Pin, Unpin, Place, Compact, DropCaches, Pressure, Settle, Empty, Close,
+    Pin, Unpin, Migrate, Split, Place, Compact, DropCaches, Pressure, Settle, Empty, Close,
 )  # fmt: skip
 """Every step, in the order of the documentation."""

@@ -20,7 +20,8 @@ Bound = int | tuple[int, int]
 START = {
     "gmem/g0": 7, "gmem/g1": 0, "thp_split_page": 3, "thp_split_page_failed": 0, "thp_file_alloc": 0,
     "thp_fault_alloc": 0, "hugetlb/2048kB/free_hugepages": 64, "hugetlb/2048kB/resv_hugepages": 64,
-    "hugetlb/2048kB/surplus_hugepages": 0,
+    "hugetlb/2048kB/surplus_hugepages": 0, "thp_split_pmd": 0, "thp_migration_success": 0, "thp_migration_fail": 0,
+    "thp_migration_split": 0,
 } | {
     f"mthp/{size_name(order)}/{what}": 0 for order in range(1, 10) for what in ("split", "split_failed")
 }  # fmt: skip

@@ -18,11 +18,13 @@ from harness.scenario.steps import (
     Convert,
     Empty,
     Fallocate,
+    Migrate,
     PageRange,
     Populate,
     PunchHole,
     Settle,
     Side,
+    Split,
     Touch,
 )
 
@@ -69,6 +71,9 @@ def test_a_range_reads_as_it_is_written():
         (Settle(), "settle"),
         (Empty(), "do nothing"),
         (Close("g1"), "close g1"),
+        (Migrate(CHUNK), "migrate g0.r0[0:512] to node 1"),
+        (Migrate(CHUNK, node=0), "migrate g0.r0[0:512] to node 0"),
+        (Split(CHUNK), "split g0.r0[0:512]"),
     ],
 )
 def test_each_step_says_what_it_does(step, text):
@@ -78,7 +83,7 @@ def test_each_step_says_what_it_does(step, text):
 
 def test_every_step_type_has_a_word_of_its_own():
     words = [t.__struct_config__.tag for t in STEP_TYPES]
-    assert len(set(words)) == len(words) == 15
+    assert len(set(words)) == len(words) == 17
 
 
 def test_ranges_and_guests_of_steps():
