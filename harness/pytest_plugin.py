@@ -187,16 +187,27 @@ class Case:
         chunks: int = 8,
         frames: bool = False,
         pcp_room: bool = False,
+        backing: str = "anon-4k",
         tells: Sequence[Tell] = (),
     ) -> CaseResult:
         """Run the steps as one scenario on a fresh testbed; raises :class:`CaseFailed` unless they pass.
 
         ``frames``: watch page identity too (counters ``frames/*``), at a tenth of a second per step and GiB of host.
         ``pcp_room``: per-CPU page lists keep what a CPU frees.
+        ``backing``: what the shared side is made of (``anon-4k``, ``anon-thp``, ``memfd-4k``, ``shmem-thp``,
+        ``hugetlb``).
         ``tells``: the numbers that the table of claims shows; without, it shows the case's own sentence.
         """
         self.name = replace(self.name, tells=tuple(tells))
-        made = Scenario(self.name.case, tuple(steps), guests=guests, chunks=chunks, frames=frames, pcp_room=pcp_room)
+        made = Scenario(
+            self.name.case,
+            tuple(steps),
+            guests=guests,
+            chunks=chunks,
+            frames=frames,
+            pcp_room=pcp_room,
+            backing=backing,
+        )
         return self.run_scenario(made)
 
     def run_scenario(self, scenario: Scenario) -> CaseResult:
@@ -233,7 +244,7 @@ class Case:
     def _concerned(self, session: Session, scenario: Scenario) -> bool:
         """Whether the claim is about the design of the kernel under test; a broken testbed is not decided here."""
         try:
-            session.ready(session.spec(guests=scenario.guests, chunks=scenario.chunks))
+            session.ready(session.spec_for(scenario))
         except GmemError:
             return True
         return session.design in self.designs

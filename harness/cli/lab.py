@@ -15,6 +15,7 @@ from harness.cache import ContentCache, cache_root
 from harness.cli.lab_plan import evidence_named, make_room, note, plan_from_state, plan_to_make
 from harness.cli.lab_show import described, print_json, print_status, say_up
 from harness.errors import InfraError, UsageError
+from harness.guest.backing import ANON_4K, backing_record
 from harness.guest.launch import launch_record
 from harness.host.emulated.prepare import Clock
 from harness.host.emulated.reach import HOST
@@ -47,6 +48,7 @@ def lab_group() -> None:
 @click.option("--guests", type=click.IntRange(1, MAX_GUESTS), default=1, show_default=True, help="How many guests.")
 @click.option("--chunks", type=click.IntRange(1), default=8, show_default=True, help="2 MiB chunks per guest's region.")
 @click.option("--guest", default="snp-stand-in", show_default=True, help="How guests are started.")
+@click.option("--backing", default=ANON_4K.name, show_default=True, help="What the guests' shared memory is made of.")
 @click.option("--name", metavar="NAME", default=DEFAULT_NAME, show_default=True, help="What to call the testbed.")
 @click.option("--state", type=click.Path(file_okay=False), help="Restore what lab save or gmem run --keep wrote here.")
 @click.option("--fresh", is_flag=True, help="Boot, instead of restoring a saved testbed.")
@@ -60,6 +62,7 @@ def up(
     guests: int,
     chunks: int,
     guest: str,
+    backing: str,
     name: str,
     state: str | None,
     fresh: bool,
@@ -73,6 +76,7 @@ def up(
     began = time.monotonic()
     clocks: dict[str, Clock] = {"prepare": Clock(), "boot and save": Clock()}
     launch_record(guest)
+    record = backing_record(backing)
     place = Place(cache_root(), name)
     with ContentCache(place.root, notify=note).lock(f"lab-{name}", what=f"gmem lab up{option(name)}"):
         _refuse_if_up(place)
@@ -81,7 +85,7 @@ def up(
             plan = plan_from_state(place, Path(state).absolute())
             make_room(place)
         else:
-            shape = TestbedSpec.of(guests=guests, chunks=chunks, launch=launch_record(guest))
+            shape = TestbedSpec.of(guests=guests, chunks=chunks, launch=launch_record(guest), backing=record)
             plan = plan_to_make(place, shape, kernel, [Path(path) for path in patch], clocks, fresh=fresh)
         if fresh:
             note(f"booting an emulated host with {guests} guest(s)")
@@ -96,7 +100,7 @@ def up(
 
 def _state_alone(ctx: click.Context) -> None:
     """A saved testbed has its kernel and its shape."""
-    for other in ("kernel", "patch", "guests", "chunks", "guest", "fresh"):
+    for other in ("kernel", "patch", "guests", "chunks", "guest", "backing", "fresh"):
         if ctx.get_parameter_source(other) is not ParameterSource.DEFAULT:
             raise UsageError(f"--{other} makes no sense with --state: a saved testbed has its kernel and its shape")
 

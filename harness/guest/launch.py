@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from harness.errors import UsageError
+from harness.guest.backing import ANON_4K, BackingRecord
 
 GUEST_FILES = "/gmem"
 """Folder of the emulated host's image with firmware, guest kernel, guest image and interposers."""
@@ -109,6 +110,8 @@ class GuestSpec:
     launch: LaunchRecord = SNP_STAND_IN
     memory_mib: int = 128
     vcpus: int = 1
+    backing: BackingRecord = ANON_4K
+    """What its shared side is made of."""
 
     @property
     def name(self) -> str:
@@ -132,7 +135,6 @@ def guest_command(spec: GuestSpec, *, cbitpos: int) -> tuple[list[str], dict[str
     ``cbitpos`` is CPUID 0x8000001f EBX[5:0] of the emulated host; QEMU compares the two.
     """
     record = spec.launch
-    prealloc = "on" if record.prealloc else "off"
     preload = ":".join(f"{GUEST_FILES}/{name}" for name in record.preload)
     port = f"/dev/virtio-ports/gmem.{spec.name}"
     arguments = [
@@ -148,8 +150,8 @@ def guest_command(spec: GuestSpec, *, cbitpos: int) -> tuple[list[str], dict[str
         *("-cpu", record.cpu),
         *("-smp", str(spec.vcpus)),
         *("-m", f"{spec.memory_mib}M"),
-        # Anonymous memory, populated at once: the guest's own work then faults no page in while it is observed.
-        *("-object", f"memory-backend-ram,id=ram0,size={spec.memory_mib}M,share=off,prealloc={prealloc}"),
+        # Populated at once: the guest's own work then faults no page in while it is observed.
+        *("-object", spec.backing.arguments(spec.memory_mib, prealloc=record.prealloc)),
         *("-bios", f"{GUEST_FILES}/{record.firmware}"),
         *("-kernel", f"{GUEST_FILES}/guest-kernel"),
         *("-initrd", f"{GUEST_FILES}/guest-image"),

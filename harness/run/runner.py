@@ -26,10 +26,12 @@ from harness.guest.conversions import EVENT, Conversion, parse_trace
 from harness.host.emulated.prepare import Clock
 from harness.host.emulated.state import TestbedSpec
 from harness.host.emulated.testbed import Lab, Testbed
-from harness.model.context import Design
+from harness.model.context import Backing, Design
+from harness.model.designs import backing_named
 from harness.model.facts import HostFacts
 from harness.model.predict import predict
 from harness.model.prediction import StepPrediction
+from harness.model.prepared import prepared_regions
 from harness.model.reread import reread
 from harness.run.evidence import keep_predictions, keep_sample, thin_out
 from harness.run.frames import ROOM_FRACTION, FrameWatch, list_cap, list_limits
@@ -87,6 +89,11 @@ class ScenarioRun:
         self.walker = Walker(self.testbed, self.deadline)
         self.frames = FrameWatch(self.testbed.channels.probe, self.evidence, self.scenario.frames)
 
+    @property
+    def backing(self) -> Backing:
+        """The model's rules of what the shared side is made of."""
+        return backing_named(self.testbed.spec.backing.name)
+
     # -- observing
 
     def observe(self, action: Callable[[], Done]) -> tuple[Done, Sample, Sample]:
@@ -132,7 +139,14 @@ class ScenarioRun:
         self.frames.begin()
         keep_sample(self.evidence, "start", start)
         values, self.facts = self.known(start)
-        predictions = predict(self.scenario, self.design, values, self.facts)
+        predictions = predict(
+            self.scenario,
+            self.design,
+            values,
+            self.facts,
+            backing=self.backing,
+            regions=prepared_regions(self.design, self.backing, self.facts),
+        )
         keep_predictions(self.evidence, predictions)
         for prediction in predictions:
             result = self.one_step(prediction)

@@ -21,6 +21,7 @@ import msgspec
 
 from harness import __version__
 from harness.errors import GmemError, InfraError, NoBootError, UsageError
+from harness.guest.backing import ANON_4K, backing_record
 from harness.guest.launch import IN_PLACE_PARAMETER, LaunchRecord, launch_on, launch_record
 from harness.host.emulated.machine import qemu_program
 from harness.host.emulated.prepare import Clock, Phase
@@ -76,6 +77,10 @@ def check_options(options: RunOptions) -> None:
     if options.design != "auto":
         design_named(options.design)
     launch_record(options.guest)
+
+
+class BackingError(UsageError):
+    """A backing that guests on the kernel under test cannot have; other shapes of testbed are not concerned."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +139,20 @@ class Session:
         self.phases += clock.phases
         return made.lab
 
-    def spec(self, *, guests: int, chunks: int) -> TestbedSpec:
+    def spec(self, *, guests: int, chunks: int, backing: str = ANON_4K.name, nodes: int = 1) -> TestbedSpec:
+        """A testbed of that shape; raises ``UsageError`` for a backing that no testbed has."""
+        return TestbedSpec.of(
+            guests=guests,
+            chunks=chunks,
+            launch=self.launch,
+            command_line=self.options.command_line,
+            backing=backing_record(backing),
+            nodes=nodes,
+        )
+
+    def spec_for(self, scenario: Scenario) -> TestbedSpec:
         """The testbed that a scenario needs."""
-        return TestbedSpec.of(guests=guests, chunks=chunks, launch=self.launch, command_line=self.options.command_line)
+        return self.spec(guests=scenario.guests, chunks=scenario.chunks, backing=scenario.backing, nodes=scenario.nodes)
 
     def ready(self, spec: TestbedSpec) -> Ready:
         """The saved testbed of that shape, made if need be; raises the ``GmemError`` that kept it from coming up."""
@@ -150,13 +166,15 @@ class Session:
             try:
                 lab = self.lab
                 whose = key
-                folder = self.evidence(f"boot-{len(spec.guests)}-guests")
+                folder = self.evidence(_boot_folder(spec))
                 saved = lab.saved(spec, folder, clock)
                 state = TestbedState.load(saved / DESCRIPTION)
                 self.design, self.design_evidence = choose_design(self.options.design, state.kernel_facts)
                 self._say_launch(state)
+                self._check_backing(spec, state)
             except GmemError as error:
-                self._broken[_ANY if isinstance(error, (NoBootError, UsageError)) else whose] = error
+                for_all = isinstance(error, (NoBootError, UsageError)) and not isinstance(error, BackingError)
+                self._broken[_ANY if for_all else whose] = error
                 raise
             self.phases += clock.phases
             self._ready[key] = Ready(spec, saved, state)
@@ -169,6 +187,14 @@ class Session:
             value = state.kernel_facts[IN_PLACE_PARAMETER]
             self.notice(f"{IN_PLACE_PARAMETER} is {value}: guests are started as {used.name}, {used.kind_text}")
 
+    def _check_backing(self, spec: TestbedSpec, state: TestbedState) -> None:
+        """Where the guest_memfd is the RAM there is no other shared side."""
+        if spec.backing != ANON_4K and launch_on(self.launch, state.kernel_facts).in_place:
+            raise BackingError(
+                f"backing {spec.backing.name} cannot be had on this kernel: its guest_memfd holds both sides"
+                f" ({IN_PLACE_PARAMETER} is {state.kernel_facts[IN_PLACE_PARAMETER]})"
+            )
+
     def _known_broken(self, spec: TestbedSpec) -> str | None:
         """The key under which a shape is known not to come up."""
         return next((key for key in (_ANY, spec.text()) if key in self._broken), None)
@@ -177,7 +203,7 @@ class Session:
         """Run one case; its result is also kept in ``cases``."""
         scenario.check()
         check_tells(name.tells, len(scenario.steps))
-        spec = self.spec(guests=scenario.guests, chunks=scenario.chunks)
+        spec = self.spec_for(scenario)
         check_supported(scenario, spec.machine.cpus)
         began = time.monotonic()
         try:
@@ -278,6 +304,12 @@ class Session:
         worst_cases = [case for case in ran if case.verdict is verdict]
         first = worst_cases[0]
         return verdict, f"{len(worst_cases)} of {len(ran)} cases; first {first.suite}/{first.case}: {first.sentence}"
+
+
+def _boot_folder(spec: TestbedSpec) -> str:
+    """Name of the evidence of a shape's boot."""
+    kind = "" if spec.backing == ANON_4K else f"-{spec.backing.name}"
+    return f"boot-{len(spec.guests)}-guests{kind}"
 
 
 def _replayable(result: CaseResult, scenario: Scenario) -> CaseResult:

@@ -38,13 +38,11 @@ from harness.scenario.steps import (
     DropCaches,
     Empty,
     PageRange,
-    Pin,
     Place,
     Pressure,
     PunchHole,
     Side,
     Step,
-    Unpin,
 )
 
 WHY = (Reason("rule", "because"),)
@@ -196,7 +194,7 @@ class Bench:
     ) -> CaseResult:
         walked = steps or [PunchHole(PageRange("g0.r0", number, 1)) for number in range(len(bounds))]
 
-        def predict(*words: object) -> list[StepPrediction]:
+        def predict(*words: object, **named: object) -> list[StepPrediction]:
             return [
                 StepPrediction(
                     index,
@@ -354,14 +352,7 @@ class TestHostSteps:
         assert result.verdict is Verdict.INFRA
         assert "QEMU of g0 has 1 thread" in result.sentence
 
-    @pytest.mark.parametrize(
-        ("step", "word"),
-        [
-            (Pin(PageRange("g0.r0", 0, 1)), "pin"),
-            (Unpin(PageRange("g0.r0", 0, 1)), "unpin"),
-            (Pressure("anon", 5), "pressure"),
-        ],
-    )
+    @pytest.mark.parametrize(("step", "word"), [(Pressure("anon", 5), "pressure")])
     def test_what_no_testbed_can_do_yet_is_said_before_anything_is_done(self, step: Step, word: str) -> None:
         with pytest.raises(UsageError, match=rf"^step 1 \(.*\) of scenario 'x' .*: this testbed cannot {word} yet$"):
             check_supported(Scenario("x", (Empty(), step)), 2)

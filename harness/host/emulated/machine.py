@@ -30,6 +30,10 @@ _IDLE_TRIES = 100
 _IDLE_PAUSE = 0.05
 
 
+FAR_MIB = 256
+"""RAM of a second node: what is left on the first one still has both its zones, DMA32 and Normal."""
+
+
 @dataclass(frozen=True)
 class MachineSpec:
     """Shape of the emulated host; part of the key under which its saved state lies."""
@@ -41,6 +45,8 @@ class MachineSpec:
     guests: int = 1
     command_line: str = ""
     """Appended to the command line of the kernel under test."""
+    nodes: int = 1
+    """NUMA nodes, 1 or 2.  The second is the last FAR_MIB of the RAM, without a CPU."""
 
     def ports(self) -> tuple[Port, ...]:
         """The virtio-serial ports, in the order in which the kernel numbers them."""
@@ -90,6 +96,14 @@ def command_line(
         *("-initrd", str(initrd)),
         *("-append", f"console=ttyS0 panic=-1 loglevel=6 {spec.command_line}".strip()),
     ]
+    if spec.nodes > 1:
+        near = spec.memory_mib - FAR_MIB
+        arguments += [
+            *("-object", f"memory-backend-ram,id=near,size={near}M"),
+            *("-object", f"memory-backend-ram,id=far,size={FAR_MIB}M"),
+            *("-numa", f"node,nodeid=0,memdev=near,cpus=0-{spec.cpus - 1}"),
+            *("-numa", "node,nodeid=1,memdev=far"),
+        ]
     for number, port in enumerate(spec.ports()):
         back = f"file,id=port{number},path={_escape(evidence / port.file)},append=on"
         if not port.file:

@@ -9,6 +9,7 @@ place there is one side, the guest_memfd, which the rest of the RAM fills; the r
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,13 +17,14 @@ from pathlib import Path
 
 from harness.errors import InfraError, NoBootError
 from harness.guest.agent import CALLS_AT_ONCE, CHUNK_PAGES, PAGE_SIZE, GuestAgent
+from harness.guest.backing import BackingRecord
 from harness.guest.console import read_console
 from harness.guest.conversions import EVENT
 from harness.guest.launch import GuestSpec, guest_command, launch_on
 from harness.guest.ssh import Keys
 from harness.host.emulated.control import Control
 from harness.host.emulated.state import Channels, GuestState, TestbedSpec, TestbedState
-from harness.host.probe import ProbeClient
+from harness.host.probe import ProbeClient, ProbeError
 
 BOOT_SECONDS = 120.0
 """Deadline for the kernel under test to reach user space; it takes 2 to 4 s on an idle machine."""
@@ -34,6 +36,9 @@ _CYCLE_SECONDS = 30.0
 _ANSWERS = (1, 2, 4, 8, CALLS_AT_ONCE) * 4
 """Conversions asked for at once: each nearly doubles the size of the answer, so that no cache in between is left; and
 several times, so that the slabs which the most buffers at once need are there."""
+_WARM_REGION = 1
+"""Region of one chunk for the requests that warm the caches: single pages that are converted leave a page table behind
+on some kernels, and where there is one no huge folio comes any more."""
 _PROBE_CPU = 0
 """Where the probe stays; guest n begins on the n-th CPU after it and stays there until a scenario places it elsewhere.
 A buffer goes back to the cache of the CPU where it is freed: who wanders empties one CPU's cache into the other's, and
@@ -89,8 +94,8 @@ def prepare(spec: TestbedSpec, channels: Channels, evidence: Path, clock: Clock)
     probe.hello()
     keys = Keys.generate(["host", *(guest.name for guest in spec.guests)])
     _start_ssh(control, keys, "host")
-    probe.write("/sys/kernel/mm/transparent_hugepage/enabled", spec.thp_enabled)
     facts = _kernel_facts(control)
+    set_up_memory(spec.backing, sum(guest.memory_mib for guest in spec.guests), probe)
     clock.begin("guests")
     # How a guest is started depends on the kernel; what it is called does not.
     started = [replace(guest, launch=launch_on(guest.launch, facts)) for guest in spec.guests]
@@ -151,6 +156,31 @@ def _start_ssh(control: Control, keys: Keys, name: str) -> None:
     control.check(["chmod", "0700", "/root", "/root/.ssh"])
     command = ["/usr/sbin/dropbear", "-F", "-s", "-r", "/etc/dropbear/host_key", "-p", "22", "-P", "/run/dropbear.pid"]
     control.spawn(command, {}, "/run/dropbear.log")
+
+
+def set_up_memory(backing: BackingRecord, memory_mib: int, probe: ProbeClient) -> None:
+    """What the host needs for guests of ``memory_mib`` MiB together; each setting is read back.
+
+    Raises ``InfraError`` where the kernel under test does not have it.
+    """
+    for path, value in backing.host_settings(memory_mib):
+        try:
+            now = probe.write(path, value).now or ""
+        except ProbeError as error:
+            raise InfraError(f"the kernel under test cannot give guests {backing.says}: {error}") from error
+        if value != now and f"[{value}]" not in now.split():
+            raise InfraError(f"{path} says {now!r} after {value!r} was written: guests need {backing.says}")
+
+
+def _check_memory(guest: GuestSpec, pid: int, ram: int, control: Control) -> None:
+    """Raises ``InfraError`` where the guest's RAM is not what its backing says: what follows would show nothing."""
+    if guest.launch.in_place:
+        return
+    # smaps as a whole is some 300 kB, for every library of QEMU
+    wanted = f"^[0-9a-f]+-|^Rss:|^{guest.backing.huge_field}:"
+    smaps = control.check(["grep", "-E", wanted, f"/proc/{pid}/smaps"])
+    if wrong := guest.backing.wrong(smaps, ram, guest.memory_mib):
+        raise InfraError(f"the memory of guest {guest.name} is not {guest.backing.says}: {wrong}")
 
 
 def _start_guests(guests: Sequence[GuestSpec], control: Control, evidence: Path) -> dict[str, int]:
@@ -218,15 +248,28 @@ def _prepare_guest(spec: TestbedSpec, guest: GuestSpec, pid: int, channels: Chan
     with channels.monitor(guest.name) as monitor:
         if guest.launch.traces_conversions:
             monitor.execute("trace-event-set-state", {"name": EVENT, "enable": True})
+        ram = ram_address(guest.name, str(monitor.execute("human-monitor-command", {"command-line": "info ramblock"})))
+    _check_memory(guest, pid, ram, channels.control)
     agent.alloc(0, spec.chunks)
+    agent.alloc(_WARM_REGION, 1)
     _warm_cpus(spec, guest.number, pid, agent, channels.probe)
     chunks = agent.where(0, chunks=spec.chunks, memory_bytes=guest.memory_bytes)
     agent.warm(_CYCLE_SECONDS)
-    _cycle(agent, spec.chunks * CHUNK_PAGES)
+    for write in guest.backing.cycles:
+        _cycle(agent, spec.chunks * CHUNK_PAGES, write=write)
     if guest.launch.in_place:
         _empty(channels.probe, pid, chunks)
     left = _leftover(channels.probe, pid, chunks)
-    return GuestState(name=guest.name, pid=pid, chunks=chunks, leftover=left)
+    return GuestState(name=guest.name, pid=pid, chunks=chunks, ram=ram, leftover=left)
+
+
+def ram_address(name: str, blocks: str) -> int:
+    """Where QEMU maps the RAM, out of its list of blocks; raises ``InfraError`` for a list without it."""
+    for line in blocks.splitlines():
+        words = line.split()
+        if words and words[0].rpartition("/")[2] == "ram0" and re.fullmatch("0x[0-9a-f]+", words[-2]):
+            return int(words[-2], 16)
+    raise InfraError(f"QEMU of {name} does not say where its RAM is: {blocks[:300]!r}")
 
 
 def _warm_cpus(spec: TestbedSpec, number: int, pid: int, agent: GuestAgent, probe: ProbeClient) -> None:
@@ -241,18 +284,18 @@ def _warm_cpus(spec: TestbedSpec, number: int, pid: int, agent: GuestAgent, prob
         probe.place(own, cpu)
         probe.place(pid, cpu)
         for calls in _ANSWERS:
-            agent.convert(0, 0, calls, private=True, by=1, timeout=_CYCLE_SECONDS)
-            agent.convert(0, 0, calls, private=False, by=1, timeout=_CYCLE_SECONDS)
+            for private in (True, False):
+                agent.convert(_WARM_REGION, 0, calls, private=private, by=1, timeout=_CYCLE_SECONDS)
             probe.settle()
             probe.sample(0)
     probe.place(pid, (number + 1) % spec.machine.cpus)
     probe.place(own, _PROBE_CPU)
 
 
-def _cycle(agent: GuestAgent, pages: int) -> None:
+def _cycle(agent: GuestAgent, pages: int, *, write: bool) -> None:
     """Touch every page shared, convert, touch every page private, convert back: only page tables stay."""
     for private in (True, False):
-        agent.touch(0, 0, pages, stride=1, write=True, gen=0, timeout=_CYCLE_SECONDS)
+        agent.touch(0, 0, pages, stride=1, write=write or not private, gen=0, timeout=_CYCLE_SECONDS)
         agent.convert(0, 0, pages, private=private, timeout=_CYCLE_SECONDS)
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from harness.errors import InfraError
 from harness.guest.agent import GuestAgent
+from harness.guest.backing import ANON_4K, BackingRecord
 from harness.guest.launch import SNP_STAND_IN, GuestSpec, LaunchRecord
 from harness.guest.qmp import QmpSession
 from harness.guest.ssh import KeyPair, Keys
@@ -33,19 +34,29 @@ class TestbedSpec:
     guests: tuple[GuestSpec, ...]
     chunks: int = 8
     """Order-9 chunks (512 pages) of region r0 of each guest."""
-    thp_enabled: str = "never"
-    """/sys/kernel/mm/transparent_hugepage/enabled: ``never`` makes the shared backing anonymous 4 KiB pages."""
 
     @classmethod
     def of(
-        cls, *, guests: int = 1, chunks: int = 8, launch: LaunchRecord = SNP_STAND_IN, command_line: str = ""
+        cls,
+        *,
+        guests: int = 1,
+        chunks: int = 8,
+        launch: LaunchRecord = SNP_STAND_IN,
+        command_line: str = "",
+        backing: BackingRecord = ANON_4K,
+        nodes: int = 1,
     ) -> TestbedSpec:
-        """A testbed with ``guests`` guests of the same launch."""
+        """A testbed with ``guests`` guests of the same launch and backing, on a host of one or two NUMA nodes."""
         return cls(
-            machine=MachineSpec(guests=guests, command_line=command_line),
-            guests=tuple(GuestSpec(number=number, launch=launch) for number in range(guests)),
+            machine=MachineSpec(guests=guests, command_line=command_line, nodes=nodes),
+            guests=tuple(GuestSpec(number=number, launch=launch, backing=backing) for number in range(guests)),
             chunks=chunks,
         )
+
+    @property
+    def backing(self) -> BackingRecord:
+        """What the shared side of its guests is made of."""
+        return self.guests[0].backing
 
     def text(self) -> str:
         """Everything of the shape, for keys."""
@@ -60,6 +71,8 @@ class GuestState(msgspec.Struct, frozen=True, kw_only=True):
     """Process id of its QEMU in the emulated host."""
     chunks: tuple[int, ...]
     """Guest physical address of each chunk of region r0."""
+    ram: int = 0
+    """Where its QEMU maps its RAM: virtual address of guest physical address 0."""
     leftover: int = 0
     """Private pages that the region kept although all of it was converted to shared; 0 on a healthy kernel."""
 
