@@ -101,6 +101,8 @@ class FrameRun(NamedTuple):
     order: int
 
 
+_UNMAPPED: Final = 0xFF  # harness/native/probe/shared.c: verb_nodes
+HOLDS: Final = 4  # harness/native/probe/shared.c
 _RUN: Final = struct.Struct("<QII")  # harness/native/probe/frames_census.c: struct run
 
 
@@ -197,6 +199,26 @@ class ProbeClient:
         """
         where = "any" if cpu is None else str(cpu)
         return _Numbers("place", self._ask(f"place pid={pid} cpu={where}", timeout).fields)["threads"]
+
+    def move_pages(self, pid: int, address: int, pages: int, node: int, timeout: float = SETTLE) -> int:
+        """Move pages of a process, at most a chunk, to a NUMA node; returns how many the kernel gave up on."""
+        line = f"movepages pid={pid} addr={address} pages={pages} node={node}"
+        return _Numbers("movepages", self._ask(line, timeout).fields)["left"]
+
+    def nodes(self, pid: int, address: int, pages: int, timeout: float = QUICK) -> list[int | None]:
+        """The NUMA node of each of at most a chunk of pages; None for one that the process does not map."""
+        blob = self._ask(f"nodes pid={pid} addr={address} pages={pages}", timeout).blob
+        if len(blob) != pages:
+            raise ProbeError(f"the probe told the nodes of {len(blob)} pages where {pages} were asked")
+        return [None if node == _UNMAPPED else node for node in blob]
+
+    def hold(self, pid: int, number: int, offset: int, pages: int, timeout: float = QUICK) -> None:
+        """Take a reference on each page of the file that a watched process has as its RAM, into hold ``number``."""
+        self._ask(f"hold pid={pid} hold={number} off={offset} pages={pages}", timeout)
+
+    def release(self, number: int, timeout: float = QUICK) -> int:
+        """Drop the references of a hold; returns how many there were."""
+        return _Numbers("release", self._ask(f"release hold={number}", timeout).fields)["pages"]
 
     def anon_present(self, pid: int, address: int, length: int, timeout: float = QUICK) -> Present:
         """Pages that the page tables of ``pid`` have in a range (bytes) of its virtual memory."""

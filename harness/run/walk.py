@@ -17,6 +17,9 @@ from harness.host.emulated.testbed import Testbed
 from harness.host.frames import RemoteError
 from harness.host.probe import ProbeClient, ProbeError
 from harness.model.prediction import StepPrediction
+from harness.model.state import page_set
+from harness.run import shared_side
+from harness.run.shared_side import Holds
 from harness.scenario.scenario import Scenario
 from harness.scenario.steps import (
     Check,
@@ -26,14 +29,18 @@ from harness.scenario.steps import (
     DropCaches,
     Empty,
     Fallocate,
+    Migrate,
     PageRange,
+    Pin,
     Place,
     Populate,
     PunchHole,
     Settle,
     Side,
+    Split,
     Step,
     Touch,
+    Unpin,
 )
 
 STEP_SECONDS = 60.0
@@ -59,6 +66,7 @@ class Walker:
     testbed: Testbed
     deadline: float = STEP_SECONDS
     closed: set[str] = field(default_factory=set)
+    holds: Holds = field(default_factory=Holds)
 
     @property
     def probe(self) -> ProbeClient:
@@ -173,6 +181,31 @@ def _nothing(walker: Walker, step: Step, prediction: StepPrediction) -> Done:
     return Done()
 
 
+def _pin(walker: Walker, step: Pin, prediction: StepPrediction) -> Done:
+    """Each page on the side that it has."""
+    _shared_only(walker, step, prediction)
+    return Done(problems=shared_side.pin(walker, step, prediction))
+
+
+def _unpin(walker: Walker, step: Unpin, prediction: StepPrediction) -> Done:
+    return Done(problems=shared_side.unpin(walker, step, prediction))
+
+
+def _shared_only(walker: Walker, step: Pin, prediction: StepPrediction) -> None:
+    """Raises ``UsageError`` for pages that are private: no call takes references on those."""
+    region = prediction.regions[step.range.region]
+    if region.on_side(page_set(step.range), Side.PRIVATE):
+        raise UsageError(f"{step.text()} cannot be carried out: this testbed cannot pin private pages yet")
+
+
+def _migrate(walker: Walker, step: Migrate, prediction: StepPrediction) -> Done:
+    return Done(problems=shared_side.migrate(walker, step, prediction))
+
+
+def _split(walker: Walker, step: Split, prediction: StepPrediction) -> Done:
+    return Done(problems=shared_side.split(walker, step, prediction))
+
+
 def _close(walker: Walker, step: Close, prediction: StepPrediction) -> Done:
     """Quit the guest's QEMU and wait until its process is gone."""
     guest = walker.testbed.guest(step.guest)
@@ -227,6 +260,10 @@ _HOW: Mapping[type, Callable[..., Done]] = {
     Place: _place,
     Compact: _compact,
     DropCaches: _drop_caches,
+    Pin: _pin,
+    Unpin: _unpin,
+    Migrate: _migrate,
+    Split: _split,
 }
 
 

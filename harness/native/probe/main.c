@@ -38,6 +38,10 @@ static const struct {
 	{ "maps", verb_maps },
 	{ "fallocate", verb_fallocate },
 	{ "place", verb_place },
+	{ "movepages", verb_movepages },
+	{ "nodes", verb_nodes },
+	{ "hold", verb_hold },
+	{ "release", verb_release },
 	{ "watch", verb_watch },
 	{ "unwatch", verb_unwatch },
 	{ "pcpcap", verb_pcpcap },
@@ -94,6 +98,8 @@ int main(int argc, char **argv)
 	err = sources_open();
 	if (!err)
 		err = settle_open();
+	if (!err)
+		err = shared_open();
 	if (err) {
 		fprintf(stderr, "gmem-probe: opening the counters: %s\n", strerror(-err));
 		return 1;

@@ -58,6 +58,7 @@ struct watch {
 	int pid;          // 0: free
 	int gmem_fd;      // our duplicate: keeps the guest_memfd alive until `unwatch`
 	int target_fd;    // its number in the watched process
+	int ram_fd;       // our duplicate of the file that its RAM is, or 0
 	uint64_t size;    // bytes
 	bool cachestat;   // the kernel has the call
 	unsigned int cpu; // on which it was placed, plus 1; 0: anywhere
@@ -78,6 +79,13 @@ extern cpu_set_t everywhere;  // where the probe may run unless it is placed
 void place_open(void);
 int run_on(unsigned int cpu, cpu_set_t *before);  // this thread; `before` gets where it might run; 0 or -errno
 void verb_place(void);
+
+// shared.c
+int shared_open(void);
+void verb_movepages(void);
+void verb_nodes(void);
+void verb_hold(void);
+void verb_release(void);
 
 // settle.c
 int settle_open(void);

@@ -63,6 +63,8 @@ static void forget(struct watch *w)
 {
 	if (w->gmem_fd >= 0)
 		close(w->gmem_fd);
+	if (w->ram_fd > 0)
+		close(w->ram_fd);
 	memset(w, 0, sizeof(*w));
 }
 
@@ -74,6 +76,21 @@ struct search {
 	bool ambiguous;
 	ino_t ino;
 };
+
+// The file that the RAM is, of a QEMU whose RAM is one: a regular file without a name of as many bytes.
+static void try_ram(const char *name, struct search *search)
+{
+	struct stat st;
+	int fd = syscall(SYS_pidfd_getfd, search->pidfd, atoi(name), 0);
+
+	if (fd < 0)
+		return;
+	if (search->w->ram_fd || fstat(fd, &st) || !S_ISREG(st.st_mode) || st.st_nlink ||
+	    (uint64_t)st.st_size != search->ram)
+		close(fd);
+	else
+		search->w->ram_fd = fd;
+}
 
 // A guest_memfd's link is "anon_inode:[kvm-gmem]", and "[kvm-gmem]"-like where it has a filesystem of its own (7.x).
 static void try_fd(const char *name, void *arg)
@@ -89,8 +106,11 @@ static void try_fd(const char *name, void *arg)
 	if (len < 0)
 		return;
 	link[len] = '\0';
-	if (!strstr(link, "kvm-gmem") && !strstr(link, "guest_memfd"))
+	if (!strstr(link, "kvm-gmem") && !strstr(link, "guest_memfd")) {
+		if (*link == '/' && strstr(link, " (deleted)"))
+			try_ram(name, search);
 		return;
+	}
 	search->memfds++;
 	fd = syscall(SYS_pidfd_getfd, search->pidfd, atoi(name), 0);
 	if (fd < 0)
