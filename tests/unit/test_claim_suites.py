@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
-from harness.model.designs import design_named
+from harness.guest.backing import backing_record
+from harness.model.designs import backing_named, design_named
 from harness.model.facts import HostFacts
 from harness.model.predict import predict
+from harness.model.prepared import prepared_regions
 from harness.report.claims import claim_named, family
 from harness.run.result import CaseResult, StepResult
 from harness.run.tell import MESSAGES, Tell, check_tells
@@ -26,11 +28,11 @@ from tests.unit.model_tables import START
 
 SUITES = Path(__file__).parents[2] / "suites"
 FOLDERS = (
-    "c01_partial_free", "c04_mapping_levels", "c07_whole_window", "c08_truncation", "c09_orders", "c12_repetition",
-    "integrity",
+    "c01_partial_free", "c04_mapping_levels", "c06_shared_thp", "c07_whole_window", "c08_truncation", "c09_orders",
+    "c10_shared_backing", "c12_repetition", "integrity",
 )  # fmt: skip
 FILES = sorted(file for name in FOLDERS for file in (SUITES / name).glob("test_*.py"))
-"""The ones about designs that discard, and about contents."""
+"""The ones about designs that discard, about shared backings, and about contents."""
 
 
 @dataclass
@@ -41,10 +43,17 @@ class Recorder:
     tells: Sequence[Tell] = ()
     calls: int = field(default=0)
 
-    def run(self, *steps: Step, guests: int = 1, frames: bool = False, tells: Sequence[Tell] = ()) -> CaseResult:
+    def run(
+        self,
+        *steps: Step,
+        guests: int = 1,
+        frames: bool = False,
+        backing: str = "anon-4k",
+        tells: Sequence[Tell] = (),
+    ) -> CaseResult:
         """Keep the steps; the answer is that of a host that did compact."""
         self.calls += 1
-        self.scenario = Scenario("case", steps, guests=guests, frames=frames)
+        self.scenario = Scenario("case", steps, guests=guests, frames=frames, backing=backing)
         self.tells = tells
         done = tuple(_done(index, step) for index, step in enumerate(steps))
         return CaseResult(
@@ -105,10 +114,14 @@ def test_each_design_that_a_case_names_is_of_its_claim_and_accepts_it(
     assert inspect.getdoc(function)
     check_tells(recorder.tells, len(scenario.steps))
     claim = claim_named(marked["claim"])
-    facts = HostFacts(2, {f"g{number}.r0": 8 for number in range(scenario.guests)}, tables_present=False)
+    regions = {f"g{number}.r0": 8 for number in range(scenario.guests)}
+    facts = HostFacts(2, regions, tables_present=False, nodes=scenario.nodes)
+    backing = backing_named(scenario.backing)
+    backing_record(scenario.backing)
     for design in marked["designs"]:
         assert family(design) in claim.concerns
-        steps = predict(scenario, design_named(design), START, facts)
+        begin = prepared_regions(design_named(design), backing, facts)
+        steps = predict(scenario, design_named(design), START, facts, backing=backing, regions=begin)
         for tell in recorder.tells:
             if tell.counter != MESSAGES and not tell.counter.startswith("compact_"):
                 assert tell.counter in steps[tell.step].predictions, f"{design} predicts no {tell.counter}"
