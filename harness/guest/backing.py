@@ -47,6 +47,8 @@ class BackingRecord:
     cycles: tuple[bool, ...] = (True,)
     """How the guest touches its regions on the shared side, once for each word, before the state is saved: by writing
     (True) or by reading."""
+    question: str = ""
+    """Fact about the kernel that is tried while a testbed is prepared (``harness/host/emulated/asking.py``)."""
     file: bool = False
     """Whether the RAM is a file that pages can be spliced out of; hugetlbfs copies instead."""
 
@@ -125,6 +127,7 @@ ANON_THP = BackingRecord(
     huge=True,
     # Whoever reads an empty window first makes the kernel allocate the huge zero folio, which then stays with QEMU.
     cycles=(True, False),
+    question="thp.huge_zero_replaced",
 )
 
 MEMFD_4K = BackingRecord(
@@ -149,6 +152,7 @@ SHMEM_THP = BackingRecord(
     settings=(NO_SCAN, *_thp("madvise", "always")),
     huge_field="ShmemPmdMapped",
     huge=True,
+    question="shmem.whole_folio_around",
     file=True,
 )
 

@@ -43,14 +43,14 @@ class FreeLists:
 
     @classmethod
     def from_sample(cls, start: Mapping[str, int], facts: HostFacts) -> FreeLists | None:
-        """None when the first sample lacks a counter that the claim rule needs.
+        """None when the first sample lacks a counter that the claim rule needs, or adds up the lists of several nodes.
 
         A sample without ``first_zone/*`` is taken for one of a host with one zone.
         """
         names: tuple[str, ...] = ("first_zone/Unmovable", "first_zone/Reclaimable", "first_zone/whole")
         if names[-1] not in start:
             names = ("free/Unmovable", "free/Reclaimable", "free_order/10")
-        if any(name not in start for name in names):
+        if facts.nodes > 1 or any(name not in start for name in names):
             return None
         hidden = start.get("pcp", facts.pcp_pages)
         unmovable, reclaimable, whole = (start[name] for name in names)

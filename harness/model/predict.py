@@ -120,7 +120,7 @@ def _begin(scenario: Scenario, world: _World, given: Mapping[str, RegionState]) 
                 f"the first sample has {start[f'gmem/{guest}']} pages in the guest_memfd of {guest}, fewer than the"
                 f" {inside[guest]} that its regions are said to hold"
             )
-    lists = blocks.FreeLists.from_sample(start, facts) if facts.nodes == 1 else None
+    lists = blocks.FreeLists.from_sample(start, facts)
     lost = "" if lists else "the first sample lacks free/Unmovable, free/Reclaimable or free_order/10"
     if facts.nodes > 1:
         lost = f"the host has {facts.nodes} nodes, and the first sample adds their free lists up"

@@ -43,6 +43,8 @@ def host_facts(facts: Mapping[str, str], spec: TestbedSpec) -> HostFacts:
         pt_reclaim=facts.get("config.PT_RECLAIM") == "y",
         # The region's last use before the save was private; converting to private emptied whole page tables.
         tables_present=facts.get("config.PT_RECLAIM") != "y",
+        huge_zero_replaced=facts.get("thp.huge_zero_replaced") != "n",
+        whole_folio_around=facts.get("shmem.whole_folio_around") != "n",
         nodes=spec.machine.nodes,
         zones=("DMA32", *("Normal",) * spec.machine.nodes),
         rom_pages=ROM_SIZE // PAGE_SIZE if any(launch_on(guest.launch, facts).in_place for guest in spec.guests) else 0,

@@ -12,7 +12,7 @@ from harness.errors import InfraError, UsageError
 from harness.guest.backing import BACKING_RECORDS, POOL_2M, backing_record
 from harness.guest.launch import GuestSpec, guest_command
 from harness.host.emulated.machine import FAR_MIB, MachineSpec, command_line
-from harness.host.emulated.prepare import ram_address, set_up_memory
+from harness.host.emulated.memory import ram_address, set_up_memory
 from harness.host.probe import ProbeError
 from harness.model.designs import backing_named
 

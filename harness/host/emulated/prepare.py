@@ -9,7 +9,6 @@ place there is one side, the guest_memfd, which the rest of the RAM fills; the r
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,14 +16,15 @@ from pathlib import Path
 
 from harness.errors import InfraError, NoBootError
 from harness.guest.agent import CALLS_AT_ONCE, CHUNK_PAGES, PAGE_SIZE, GuestAgent
-from harness.guest.backing import BackingRecord
 from harness.guest.console import read_console
 from harness.guest.conversions import EVENT
 from harness.guest.launch import GuestSpec, guest_command, launch_on
 from harness.guest.ssh import Keys
+from harness.host.emulated.asking import answer
 from harness.host.emulated.control import Control
+from harness.host.emulated.memory import check_memory, ram_address, set_up_memory
 from harness.host.emulated.state import Channels, GuestState, TestbedSpec, TestbedState
-from harness.host.probe import ProbeClient, ProbeError
+from harness.host.probe import ProbeClient
 
 BOOT_SECONDS = 120.0
 """Deadline for the kernel under test to reach user space; it takes 2 to 4 s on an idle machine."""
@@ -105,7 +105,7 @@ def prepare(spec: TestbedSpec, channels: Channels, evidence: Path, clock: Clock)
         _wait_guest(guest, pids[guest.name], control, channels, evidence)
     clock.begin("regions")
     for guest in started:
-        guests.append(_prepare_guest(spec, guest, pids[guest.name], channels, keys))
+        guests.append(_prepare_guest(spec, guest, pids[guest.name], channels, keys, facts))
     probe.pcpcap(_PCP_FRACTION)
     probe.settle()
     release = control.check(["uname", "-r"]).strip()
@@ -156,31 +156,6 @@ def _start_ssh(control: Control, keys: Keys, name: str) -> None:
     control.check(["chmod", "0700", "/root", "/root/.ssh"])
     command = ["/usr/sbin/dropbear", "-F", "-s", "-r", "/etc/dropbear/host_key", "-p", "22", "-P", "/run/dropbear.pid"]
     control.spawn(command, {}, "/run/dropbear.log")
-
-
-def set_up_memory(backing: BackingRecord, memory_mib: int, probe: ProbeClient) -> None:
-    """What the host needs for guests of ``memory_mib`` MiB together; each setting is read back.
-
-    Raises ``InfraError`` where the kernel under test does not have it.
-    """
-    for path, value in backing.host_settings(memory_mib):
-        try:
-            now = probe.write(path, value).now or ""
-        except ProbeError as error:
-            raise InfraError(f"the kernel under test cannot give guests {backing.says}: {error}") from error
-        if value != now and f"[{value}]" not in now.split():
-            raise InfraError(f"{path} says {now!r} after {value!r} was written: guests need {backing.says}")
-
-
-def _check_memory(guest: GuestSpec, pid: int, ram: int, control: Control) -> None:
-    """Raises ``InfraError`` where the guest's RAM is not what its backing says: what follows would show nothing."""
-    if guest.launch.in_place:
-        return
-    # smaps as a whole is some 300 kB, for every library of QEMU
-    wanted = f"^[0-9a-f]+-|^Rss:|^{guest.backing.huge_field}:"
-    smaps = control.check(["grep", "-E", wanted, f"/proc/{pid}/smaps"])
-    if wrong := guest.backing.wrong(smaps, ram, guest.memory_mib):
-        raise InfraError(f"the memory of guest {guest.name} is not {guest.backing.says}: {wrong}")
 
 
 def _start_guests(guests: Sequence[GuestSpec], control: Control, evidence: Path) -> dict[str, int]:
@@ -237,7 +212,10 @@ _KERNEL_LACKS = (
 )
 
 
-def _prepare_guest(spec: TestbedSpec, guest: GuestSpec, pid: int, channels: Channels, keys: Keys) -> GuestState:
+def _prepare_guest(
+    spec: TestbedSpec, guest: GuestSpec, pid: int, channels: Channels, keys: Keys, facts: dict[str, str]
+) -> GuestState:
+    """Its region, in the state that is saved; what is tried on the way goes to ``facts``."""
     agent = channels.agents[guest.name]
     agent.hello(guest.number + 1, timeout=10.0)
     info = agent.info()
@@ -249,9 +227,10 @@ def _prepare_guest(spec: TestbedSpec, guest: GuestSpec, pid: int, channels: Chan
         if guest.launch.traces_conversions:
             monitor.execute("trace-event-set-state", {"name": EVENT, "enable": True})
         ram = ram_address(guest.name, str(monitor.execute("human-monitor-command", {"command-line": "info ramblock"})))
-    _check_memory(guest, pid, ram, channels.control)
+    check_memory(guest, pid, ram, channels.control)
     agent.alloc(0, spec.chunks)
     agent.alloc(_WARM_REGION, 1)
+    facts.update(answer(guest.backing.question, agent, _WARM_REGION, channels.probe))
     _warm_cpus(spec, guest.number, pid, agent, channels.probe)
     chunks = agent.where(0, chunks=spec.chunks, memory_bytes=guest.memory_bytes)
     agent.warm(_CYCLE_SECONDS)
@@ -261,15 +240,6 @@ def _prepare_guest(spec: TestbedSpec, guest: GuestSpec, pid: int, channels: Chan
         _empty(channels.probe, pid, chunks)
     left = _leftover(channels.probe, pid, chunks)
     return GuestState(name=guest.name, pid=pid, chunks=chunks, ram=ram, leftover=left)
-
-
-def ram_address(name: str, blocks: str) -> int:
-    """Where QEMU maps the RAM, out of its list of blocks; raises ``InfraError`` for a list without it."""
-    for line in blocks.splitlines():
-        words = line.split()
-        if words and words[0].rpartition("/")[2] == "ram0" and re.fullmatch("0x[0-9a-f]+", words[-2]):
-            return int(words[-2], 16)
-    raise InfraError(f"QEMU of {name} does not say where its RAM is: {blocks[:300]!r}")
 
 
 def _warm_cpus(spec: TestbedSpec, number: int, pid: int, agent: GuestAgent, probe: ProbeClient) -> None:
