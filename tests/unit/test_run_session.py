@@ -157,6 +157,23 @@ class TestBrokenTestbeds:
             make(lab).run(Scenario("none", (), guests=0), name("none"))
         assert lab.asked == []
 
+    def test_a_backing_that_no_testbed_has(self, make: Make, tmp_path: Path) -> None:
+        lab = FakeLab(tmp_path)
+        with pytest.raises(UsageError, match="unknown shared backing 'thp' of a testbed; known: anon-4k, anon-thp"):
+            make(lab).run(Scenario("thp", (Empty(),), backing="thp"), name("thp"))
+        assert lab.asked == []
+
+    def test_another_backing_where_the_guest_memfd_is_the_ram(
+        self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Is refused, and concerns no other shape."""
+        session = make(FakeLab(tmp_path, facts={**FACTS, "kvm.gmem_in_place_conversion": "Y"}))
+        result = session.run(Scenario("thp", (Empty(),), backing="anon-thp"), name("thp"))
+        assert result.verdict is Verdict.USAGE
+        assert result.sentence.startswith("backing anon-thp cannot be had on this kernel: its guest_memfd holds both")
+        monkeypatch.setattr(session_module, "run_scenario", lambda *words, **more: case())
+        assert session.run(ONE, name("one")).verdict is Verdict.PASS
+
 
 class TestDisturbedWindows:
     def results(self, verdicts: list[CaseResult], monkeypatch: pytest.MonkeyPatch) -> list[Path]:
