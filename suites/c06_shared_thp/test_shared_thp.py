@@ -18,7 +18,7 @@ from harness.scenario.steps import Check, Convert, Migrate, Pin, Populate, Side,
 
 PRIVATE, SHARED = Side.PRIVATE, Side.SHARED
 
-pytestmark = pytest.mark.gmem(claim="C6", designs=["order0", "thp-discard", "thp-2m-truncate"])
+pytestmark = pytest.mark.gmem(claim="C6", designs=["order0", "thp-discard", "thp-2m-truncate-noop"])
 
 on_thp = pytest.mark.parametrize("backing", ["anon-thp", "shmem-thp"])
 

@@ -16,7 +16,7 @@ from harness.scenario.steps import Check, Convert, Populate, Side, Touch
 
 PRIVATE, SHARED = Side.PRIVATE, Side.SHARED
 
-pytestmark = pytest.mark.gmem(claim="C10", designs=["order0", "thp-discard", "thp-2m-truncate"])
+pytestmark = pytest.mark.gmem(claim="C10", designs=["order0", "thp-discard", "thp-2m-truncate-noop"])
 
 BACKINGS = ["anon-thp", "anon-4k", "memfd-4k", "shmem-thp", "hugetlb"]
 """A brief run takes the first: the one that keeps pages for nothing."""
