@@ -102,6 +102,7 @@ class FrameRun(NamedTuple):
 
 
 _UNMAPPED: Final = 0xFF  # harness/native/probe/shared.c: verb_nodes
+_WORD: Final = struct.Struct("<Q")
 HOLDS: Final = 4  # harness/native/probe/shared.c
 _RUN: Final = struct.Struct("<QII")  # harness/native/probe/frames_census.c: struct run
 
@@ -211,6 +212,17 @@ class ProbeClient:
         if len(blob) != pages:
             raise ProbeError(f"the probe told the nodes of {len(blob)} pages where {pages} were asked")
         return [None if node == _UNMAPPED else node for node in blob]
+
+    def peek(self, pid: int, address: int, pages: int, timeout: float = QUICK) -> list[int | None]:
+        """The first word of each of at most a chunk of pages of a process; None for one that cannot be read (EFAULT).
+
+        A page that is not mapped is faulted in: ask :meth:`nodes` first.
+        """
+        blob = self._ask(f"peek pid={pid} addr={address} pages={pages}", timeout).blob
+        if len(blob) != pages * (_WORD.size + 1):
+            raise ProbeError(f"the probe read {len(blob)} bytes where {pages} pages were asked")
+        words = [word for (word,) in _WORD.iter_unpack(blob[: pages * _WORD.size])]
+        return [None if bad else word for word, bad in zip(words, blob[pages * _WORD.size :], strict=True)]
 
     def hold(self, pid: int, number: int, offset: int, pages: int, timeout: float = QUICK) -> None:
         """Take a reference on each page of the file that a watched process has as its RAM, into hold ``number``."""

@@ -175,6 +175,7 @@ def _predict_step(index: int, step: Step, world: _World, walk: _Walk) -> StepPre
         bounds,
         conversions=outcome.conversions,
         contents=outcome.contents,
+        views=outcome.views,
         generation=walk.generation if outcome.wrote else None,
         unpredicted=unpredicted,
         regions=dict(walk.regions),

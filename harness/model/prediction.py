@@ -80,6 +80,21 @@ class ExpectedContents:
 
 
 @dataclass(frozen=True)
+class ExpectedView:
+    """What a run of pages must look like to the host, where QEMU has the guest's RAM."""
+
+    region: str
+    start: int
+    count: int
+    generation: int | None
+    """Of the pattern that may be read there; None: nothing that the guest wrote."""
+    refused: bool = False
+    """The kernel refuses to show the pages: they are private pages of the very file that is mapped."""
+    mapped: bool = False
+    """The pages are mapped, so that not to see them is wrong too."""
+
+
+@dataclass(frozen=True)
 class ExpectedError:
     """A call that the kernel must refuse, and what it may say of how far it came.
 
@@ -119,6 +134,8 @@ class StepPrediction:
     """In order; where ``refused`` speaks of a conversion, the last one is the one that the kernel refuses."""
     contents: tuple[ExpectedContents, ...] = ()
     """For Check: what every page of its range must hold, as runs in rising order."""
+    views: tuple[ExpectedView, ...] = ()
+    """For Peek: what the host may see of every page of its range, as runs in rising order."""
     generation: int | None = None
     """For Populate and writing Touch: generation of the pattern the guest has to write."""
     unpredicted: Mapping[str, str] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from harness.errors import UsageError
 from harness.model import pages
 from harness.model.context import Context, Outcome, Rule, chain
 from harness.model.events import Event
-from harness.model.prediction import ExpectedContents, ExpectedConversion, ExpectedError
+from harness.model.prediction import ExpectedContents, ExpectedConversion, ExpectedError, ExpectedView
 from harness.model.state import RegionState, page_set
 from harness.scenario.steps import (
     BaseStep,
@@ -20,6 +20,7 @@ from harness.scenario.steps import (
     Fallocate,
     Migrate,
     PageRange,
+    Peek,
     Pin,
     Populate,
     PunchHole,
@@ -38,6 +39,7 @@ class StepOutcome:
     events: tuple[Event, ...] = ()
     conversions: tuple[ExpectedConversion, ...] = ()
     contents: tuple[ExpectedContents, ...] = ()
+    views: tuple[ExpectedView, ...] = ()
     wrote: bool = False
     """The guest writes its pattern: the step uses a generation up."""
     refused: ExpectedError | None = None
@@ -164,6 +166,30 @@ def _split(context: Context, region: RegionState, step: Split, generation: int) 
     return StepOutcome(outcome.region, outcome.events)
 
 
+def _peek(context: Context, region: RegionState, step: Peek, generation: int) -> StepOutcome:
+    """The host reads what is mapped, and tries what must refuse: neither allocates."""
+    del generation
+    return StepOutcome(region, views=expected_views(region, step.range, in_file=context.design.shared_side is not None))
+
+
+def expected_views(region: RegionState, where: PageRange, *, in_file: bool) -> tuple[ExpectedView, ...]:
+    """What the host may see in ``where``, as runs in rising order of pages.
+
+    Beside a guest_memfd QEMU has the shared side mapped, of private pages too: what nobody discarded is still there.
+    ``in_file``: QEMU has the guest_memfd itself mapped, which refuses its private pages (guest_memfd.c:
+    kvm_gmem_fault_user_mapping).
+    """
+    wanted = page_set(where)
+    hidden = region.on_side(wanted, Side.PRIVATE) if in_file else 0
+    found = [
+        ExpectedView(where.region, start, count, generation, mapped=generation is not None and not in_file)
+        for generation, held in region.shared_patterns.within(wanted & ~hidden)
+        for start, count in pages.runs(held)
+    ]
+    found += [ExpectedView(where.region, start, count, None, refused=True) for start, count in pages.runs(hidden)]
+    return tuple(sorted(found, key=lambda view: view.start))
+
+
 def expected_contents(region: RegionState, where: PageRange) -> tuple[ExpectedContents, ...]:
     """What the guest must read in ``where``, as runs in rising order of pages."""
     found = [
@@ -193,8 +219,9 @@ RANGE_RULES: Mapping[type[BaseStep], Callable[[Context, RegionState, Any, int], 
     Unpin: _unpin,
     Migrate: _migrate,
     Split: _split,
+    Peek: _peek,
 }
 """Rule of each step that acts on a range of one region; the last argument is the generation of a pattern written."""
 
-ON_HOST: frozenset[type[BaseStep]] = frozenset({Fallocate, PunchHole, Pin, Unpin, Migrate, Split})
+ON_HOST: frozenset[type[BaseStep]] = frozenset({Fallocate, PunchHole, Pin, Unpin, Migrate, Split, Peek})
 """Steps that the host probe carries out; the guest does not run for them."""

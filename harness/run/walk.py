@@ -19,6 +19,7 @@ from harness.host.probe import ProbeClient, ProbeError
 from harness.model.prediction import StepPrediction
 from harness.model.state import page_set
 from harness.run import shared_side
+from harness.run.host_view import peek
 from harness.run.shared_side import Holds
 from harness.scenario.scenario import Scenario
 from harness.scenario.steps import (
@@ -31,6 +32,7 @@ from harness.scenario.steps import (
     Fallocate,
     Migrate,
     PageRange,
+    Peek,
     Pin,
     Place,
     Populate,
@@ -176,6 +178,10 @@ def _host_side(walker: Walker, pages: PageRange, mode: str) -> Done:
     return Done()
 
 
+def _peek(walker: Walker, step: Peek, prediction: StepPrediction) -> Done:
+    return Done(problems=peek(walker, prediction.views))
+
+
 def _nothing(walker: Walker, step: Step, prediction: StepPrediction) -> Done:
     """``settle`` and ``empty``: the observation around every step settles anyway."""
     return Done()
@@ -254,6 +260,7 @@ _HOW: Mapping[type, Callable[..., Done]] = {
     Check: _check,
     Fallocate: _fallocate,
     PunchHole: _punch,
+    Peek: _peek,
     Settle: _nothing,
     Empty: _nothing,
     Close: _close,

@@ -244,6 +244,12 @@ class Split(_RangeStep, frozen=True, tag="split"):
     phrase: ClassVar[str] = "split"
 
 
+class Peek(_RangeStep, frozen=True, tag="peek"):
+    """The host reads every page where QEMU has the guest's RAM: what is private must not show there."""
+
+    phrase: ClassVar[str] = "read from the host"
+
+
 class Place(BaseStep, frozen=True, tag="place"):
     """From here on all threads of the guest's QEMU, and what the host does to its memory, run on host CPU ``cpu``."""
 
@@ -327,11 +333,11 @@ class Close(BaseStep, frozen=True, tag="close"):
 
 Step = (
     Populate | Touch | Convert | Check | Fallocate | PunchHole
-    | Pin | Unpin | Migrate | Split | Place | Compact | DropCaches | Pressure | Settle | Empty | Close
+    | Pin | Unpin | Migrate | Split | Peek | Place | Compact | DropCaches | Pressure | Settle | Empty | Close
 )  # fmt: skip
 
 STEP_TYPES: tuple[type[BaseStep], ...] = (
     Populate, Touch, Convert, Check, Fallocate, PunchHole,
-    Pin, Unpin, Migrate, Split, Place, Compact, DropCaches, Pressure, Settle, Empty, Close,
+    Pin, Unpin, Migrate, Split, Peek, Place, Compact, DropCaches, Pressure, Settle, Empty, Close,
 )  # fmt: skip
 """Every step, in the order of the documentation."""

@@ -107,3 +107,22 @@ class TestNodes:
         with guest() as (pid, address), pytest.raises(ProbeError) as caught:
             bench.probe.nodes(pid, address + 1, 1)
         assert caught.value.code == "usage"
+
+
+@needs_root
+class TestPeek:
+    def test_the_first_words_of_mapped_pages(self, bench: Bench) -> None:
+        with guest() as (pid, address):
+            seen = bench.probe.peek(pid, address, 64)
+        assert seen == [int.from_bytes(b"x" * 8, "little")] * 32 + [0] * 32
+
+    def test_what_is_not_mapped_at_all_refuses(self, bench: Bench) -> None:
+        with guest() as (pid, _):
+            assert bench.probe.peek(pid, PAGE, 2) == [None, None]
+
+    def test_a_process_that_is_gone(self, bench: Bench) -> None:
+        with guest() as (pid, address):
+            pass
+        with pytest.raises(ProbeError) as caught:
+            bench.probe.peek(pid, address, 1)
+        assert caught.value.code == "ESRCH"

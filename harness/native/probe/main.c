@@ -40,6 +40,7 @@ static const struct {
 	{ "place", verb_place },
 	{ "movepages", verb_movepages },
 	{ "nodes", verb_nodes },
+	{ "peek", verb_peek },
 	{ "hold", verb_hold },
 	{ "release", verb_release },
 	{ "watch", verb_watch },

@@ -84,6 +84,7 @@ void verb_place(void);
 int shared_open(void);
 void verb_movepages(void);
 void verb_nodes(void);
+void verb_peek(void);
 void verb_hold(void);
 void verb_release(void);
 

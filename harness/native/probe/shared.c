@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //
-// The shared side of a guest: moves its pages to a node, says on which node they are, and holds references on them.
+// The shared side of a guest: moves its pages to a node, says on which node they are and what a process that reads
+// them sees, and holds references on them.
 //
 // References are taken with splice() out of the file of the guest's RAM into a pipe (mm/filemap.c:
 // splice_folio_into_pipe): one reference of folio_get() on the folio of each page, kept by the pipe until it is drained,
@@ -12,7 +13,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <string.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define PAGE 4096ul
@@ -100,6 +103,32 @@ void verb_nodes(void)
 	for (uint64_t i = 0; i < pages; i++)
 		scratch[i] = states[i] >= 0 && states[i] < 0xff ? states[i] : 0xff;
 	frame_reply_blob(&port, scratch, pages, "ok pages=%lu", pages);
+}
+
+// The first word of each page and a byte that says whether it could be read: 0, or 1 for EFAULT.  A page at a time and
+// a word of each: longer vectors would make the kernel allocate (mm/process_vm_access.c).  A page that is not mapped is
+// faulted in, so that whoever asks does it for mapped pages, or for pages that must refuse.
+void verb_peek(void)
+{
+	uint64_t pages;
+	int pid;
+
+	if (!need_pages(&pid, &pages))
+		return;
+	for (uint64_t i = 0; i < pages; i++) {
+		uint64_t word = 0;
+		struct iovec here = { &word, sizeof(word) }, there = { (void *)addresses[i], sizeof(word) };
+		ssize_t got;
+
+		got = process_vm_readv(pid, &here, 1, &there, 1, 0);
+		if (got < 0 && errno != EFAULT) {
+			reply_errno(errno, "process_vm_readv of page %lu", i);
+			return;
+		}
+		memcpy(scratch + i * sizeof(word), &word, sizeof(word));
+		scratch[pages * sizeof(word) + i] = got != sizeof(word);
+	}
+	frame_reply_blob(&port, scratch, pages * (sizeof(uint64_t) + 1), "ok pages=%lu", pages);
 }
 
 static struct hold *need_hold(void)
