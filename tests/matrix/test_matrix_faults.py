@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Planted faults in demonstrators that only the matrix builds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.run.verdict import Verdict
+from tests.emulated.conftest import RUN_SECONDS, Gmem
+
+FAULTS = Path(__file__).parent / "faults"
+SUITES = Path(__file__).parents[2] / "suites"
+
+pytestmark = pytest.mark.timeout(RUN_SECONDS)
+
+
+def test_private_memory_that_the_host_can_read(gmem_cli: Gmem) -> None:
+    patch = FAULTS / "private-memory-faulted-in.patch"
+    ended = gmem_cli.run(
+        str(SUITES / "integrity"), "-k", "private_pages", "--kernel", "7.3-inplace", "--patch", str(patch)
+    )
+    assert ended.code == Verdict.DEVIATES.exit_code, ended.stdout + ended.stderr
+    assert "host view: 200 pages of g0.r0[100:300] are not as predicted: page 100 shows the host" in ended.said()
