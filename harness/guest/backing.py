@@ -148,8 +148,9 @@ SHMEM_THP = BackingRecord(
     says="a memfd with huge pages",
     object_type="memory-backend-ram",
     options="share=on",
-    # shmem_enabled is for memfds and what is shared anonymously; the host's tmpfs mounts stay as they are
-    settings=(NO_SCAN, *_thp("madvise", "always")),
+    # shmem_enabled is for memfds and what is shared anonymously; the host's tmpfs mounts stay as they are.  Anonymous
+    # memory has no part in it: with madvise the 2 MiB that QEMU keeps for ACPI tables would be a huge page, too.
+    settings=(NO_SCAN, *_thp("never", "always")),
     huge_field="ShmemPmdMapped",
     huge=True,
     question="shmem.whole_folio_around",

@@ -64,9 +64,10 @@ def test_the_pool_has_a_page_for_each_2_mib_of_all_guests() -> None:
 
 
 def test_khugepaged_sleeps_before_huge_pages_are_switched_on() -> None:
-    for name in ("anon-thp", "shmem-thp"):
-        paths = [path.rpartition("/")[2] for path, _ in backing_record(name).host_settings(RAM)]
-        assert paths.index("scan_sleep_millisecs") < paths.index("enabled")
+    for name, switch in (("anon-thp", "enabled"), ("shmem-thp", "shmem_enabled")):
+        settings = [(path.rpartition("/")[2], value) for path, value in backing_record(name).host_settings(RAM)]
+        assert settings[0] == ("scan_sleep_millisecs", "4294967295")
+        assert [word for word, value in settings[1:] if value != "never"] == [switch]
 
 
 @pytest.mark.parametrize(
