@@ -22,7 +22,8 @@
  * software-protected guest, whose kernel is an ordinary one, by the hypercall
  * KVM_HC_MAP_GPA_RANGE itself.  One call covers at most "by" pages of one
  * chunk; the reply lists every call, so that it can be compared with what the
- * VMM did.
+ * VMM did.  A call that is refused is the last one, and "refused=" has what it
+ * returned.
  *
  * The pattern names its page: each 64-bit word holds tag, region, generation,
  * page and word number, so that a wrong page says whose contents it has.
@@ -255,13 +256,11 @@ static void do_convert(struct request *rq)
 		struct page *page = page_of(r, start);
 		long ret = convert_piece(page, n, private);
 
+		say(rq, "%s0x%llx:%lu", calls++ ? "," : "", (u64)page_to_phys(page), n);
 		if (ret) {
-			rq->len = 0;
-			say(rq, "err code=hypercall ret=%ld start=%lu count=%lu text=the VMM refused the conversion",
-			    ret, start, n);
+			say(rq, " refused=%ld", ret);
 			return;
 		}
-		say(rq, "%s0x%llx:%lu", calls++ ? "," : "", (u64)page_to_phys(page), n);
 		start += n;
 		count -= n;
 		cond_resched();

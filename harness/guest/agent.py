@@ -7,6 +7,7 @@ virtio-serial channel.  Regions are numbered there; here they are named, ``r0`` 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,6 +27,16 @@ of 16 fit into what a CPU's slab has free."""
 
 class GuestError(InfraError):
     """The guest answered something that makes no sense, or refused what it should do."""
+
+
+class ConversionRefused(GuestError):
+    """A conversion was refused: the last one of ``made``, whose hypercall returned ``ret``, a negative errno."""
+
+    def __init__(self, peer: str, made: Sequence[Conversion], ret: int) -> None:
+        said = errno.errorcode.get(-ret, str(ret))
+        super().__init__(f"{peer}: the conversion of {made[-1]} is refused: {said}")
+        self.made = tuple(made)
+        self.ret = ret
 
 
 @dataclass(frozen=True)
@@ -90,10 +101,16 @@ class GuestAgent:
     def convert(
         self, region: int, start: int, count: int, *, private: bool, timeout: float, by: int = CHUNK_PAGES
     ) -> list[Conversion]:
-        """Convert pages, at most ``by`` with one hypercall; returns the hypercalls the guest made, in order."""
+        """Convert pages, at most ``by`` with one hypercall; returns the hypercalls the guest made, in order.
+
+        Raises ``ConversionRefused`` at the first that is refused; the guest asks for nothing after it.
+        """
         to = "private" if private else "shared"
-        fields = self.ask(f"convert region={region} start={start} count={count} to={to} by={by}", timeout).fields
-        return [_call(self.name, word, private) for word in fields.get("calls", "").split(",")]
+        reply = self.ask(f"convert region={region} start={start} count={count} to={to} by={by}", timeout)
+        made = [_call(self.name, word, private) for word in reply.fields.get("calls", "").split(",")]
+        if "refused" in reply.fields:
+            raise ConversionRefused(self.name, made, _refusal(self.name, reply.fields["refused"]))
+        return made
 
     def touch(self, region: int, start: int, count: int, *, stride: int, write: bool, gen: int, timeout: float) -> int:
         """Touch every ``stride``-th page; returns how many."""
@@ -134,6 +151,16 @@ def _number(name: str, reply: Reply, key: str) -> int:
         return int(reply.fields[key])
     except (KeyError, ValueError) as error:
         raise GuestError(f"{name}: the reply has no number {key}: {dict(reply.fields)}") from error
+
+
+def _refusal(name: str, word: str) -> int:
+    """What a refused hypercall returned: a negative errno."""
+    try:
+        if (ret := int(word)) < 0:
+            return ret
+    except ValueError:
+        pass
+    raise GuestError(f"{name}: says that a conversion was refused with {word!r}, which is no negative errno")
 
 
 def _call(name: str, word: str, private: bool) -> Conversion:

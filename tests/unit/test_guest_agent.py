@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from harness.errors import InfraError, UsageError
-from harness.guest.agent import BadPage, GuestAgent, GuestError, Verified
+from harness.guest.agent import BadPage, ConversionRefused, GuestAgent, GuestError, Verified
 from harness.guest.conversions import Conversion
 from harness.guest.launch import (
     SNP_STAND_IN,
@@ -57,6 +57,13 @@ class TestRequests:
         calls = guest.convert(0, 5, 519, private=True, timeout=1)
         assert calls == [Conversion(0x2C00000, 512, True), Conversion(0x3000000, 7, True)]
         assert peer.asked == ["gmem convert region=0 start=5 count=519 to=private by=512"]
+
+    def test_a_refused_conversion_is_told_with_those_before_it(self) -> None:
+        guest, _ = agent("calls=0x1000:1,0x2000:1 refused=-11")
+        with pytest.raises(ConversionRefused, match=r"0x2000\+1 pages to private is refused: EAGAIN") as caught:
+            guest.convert(0, 1, 3, private=True, timeout=1, by=1)
+        assert caught.value.made == (Conversion(0x1000, 1, True), Conversion(0x2000, 1, True))
+        assert caught.value.ret == -11
 
     def test_touch(self) -> None:
         guest, peer = agent("touched=9 sum=0")
@@ -128,6 +135,8 @@ NONSENSE: tuple[tuple[Callable[[GuestAgent], object], str, str], ...] = (
     (where_two, "gpa=0x2c00000,0x2c00000", "the chunks at 0x2c00000 and 0x2c00000 overlap"),
     (where_two, "gpa=0x2d00000,0x2c00000", "the chunks at 0x2c00000 and 0x2d00000 overlap"),
     (convert, "", "lists a call that makes no sense: ''"),
+    (convert, "calls=0x1000:1 refused=no", "refused with 'no', which is no negative errno"),
+    (convert, "calls=0x1000:1 refused=11", "refused with '11', which is no negative errno"),
     (convert, "calls=0x2c00000", "lists a call that makes no sense: '0x2c00000'"),
     (convert, "calls=0x2c00000:1,", "lists a call that makes no sense: ''"),
     (convert, "calls=here:1", "lists a call that makes no sense: 'here:1'"),
