@@ -124,6 +124,11 @@ class GuestSpec:
         return self.memory_mib << 20
 
     @property
+    def error_log(self) -> str:
+        """The file in the emulated host that has what its QEMU and the interposers print on standard error."""
+        return f"/run/{self.name}-qemu.err"
+
+    @property
     def ssh_port(self) -> int:
         """Port of the emulated host's loopback that leads to the guest's SSH."""
         return 2200 + self.number

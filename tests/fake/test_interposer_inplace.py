@@ -136,6 +136,46 @@ class TestBehindTheStandIn:
         )
         assert self.converted(script + "fake private\n", complaint)[-1] == f"private: {PAGE:#x}-{RAM:#x}"
 
+    @pytest.mark.parametrize(
+        ("direction", "attributes", "to", "discard"),
+        [
+            (PRIVATE, 8, "private", f"madvise {HVA} 0x2000 {DONTNEED}"),
+            (SHARED, 0, "shared", f"fallocate {PUNCH} 0 0x2000"),
+        ],
+    )
+    def test_what_the_guest_asked_for_is_refused_to_the_guest(
+        self, direction: int, attributes: int, to: str, discard: str
+    ) -> None:
+        """QEMU would stop the guest.  It is told that all is well, and what it then discards stays."""
+        script = (
+            f"vcpu\nfake exit {HYPERCALL} 0 12 0 2 {direction}\nrun 0\nfake fail set_attributes2 {errno.EAGAIN}\n"
+            f"attributes 0 0x2000 {attributes}\n{discard}\nfake exit {MMIO} 0\nrun 0\n{self.BOTH}"
+        )
+        complaint = (
+            f"KVM does not convert 0+0x2000 of the guest_memfd to {to}: Resource temporarily unavailable, "
+            "error_offset 0x1000"
+        )
+        lines = self.converted(script, complaint)
+        assert lines[-6:] == [
+            *("attributes: 0", f"{discard.split()[0]}: 0", f"kvm: hypercall returns {-errno.EAGAIN}"),
+            *(f"run: 0 exit={MMIO}", *self.WHOLE),
+        ]
+
+    def test_the_next_hypercall_is_not_refused_with_it(self) -> None:
+        ask = f"fake exit {HYPERCALL} 0 12 0 2 {PRIVATE}\nrun 0\n"
+        script = (
+            f"vcpu\n{ask}fake fail set_attributes2 {errno.EAGAIN}\nattributes 0 0x2000 8\n"
+            f"{ask}attributes 0 0x2000 8\nfake exit {MMIO} 0\nrun 0\n"
+        )
+        complaint = (
+            "KVM does not convert 0+0x2000 of the guest_memfd to private: Resource temporarily unavailable, "
+            "error_offset 0x1000"
+        )
+        returned = [line for line in self.converted(script, complaint) if "hypercall returns" in line]
+        # the driver answers no hypercall itself: -1 is what the fake had put there
+        assert returned[0] == f"kvm: hypercall returns {-errno.EAGAIN}"
+        assert returned[1] != returned[0]
+
     @pytest.mark.parametrize("call", ["fallocate", "fallocate64"])
     def test_the_discard_of_a_conversion_to_shared_does_not_happen(self, call: str) -> None:
         script = f"attributes 0x1000 0x2000 0\n{call} {PUNCH} 0x1000 0x2000\n{call} {PUNCH} 0x2000 0x1000\n"

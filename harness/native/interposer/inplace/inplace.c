@@ -21,8 +21,14 @@
  *                                conversion, by the same thread and inside its
  *                                range, does not happen; any other does
  *
- * A conversion that KVM refuses is refused, with KVM's error; the offset of
- * the page that is in the way goes to standard error.
+ *   KVM_CREATE_VCPU, KVM_RUN     the guest gets KVM's error for a conversion
+ *                                that it asked for and that KVM refuses
+ *
+ * A VMM of today has no answer to a conversion that fails but to stop the
+ * guest.  So it is told that the guest's hypercall was done, its discards do
+ * not happen, and the hypercall returns the error.  Any other conversion that
+ * KVM refuses is refused, with KVM's error.  The offset of the page that is in
+ * the way goes to standard error.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -73,6 +79,7 @@ struct ip_region2 {
 #define IP_SET_USER_MEMORY_REGION2 _IOW(KVMIO, 0x49, struct ip_region2)
 
 #define PAGE 4096UL
+#define MAX_FDS 4096
 #define MAX_FILES 16
 #define MAX_SLOTS 64
 
@@ -94,8 +101,13 @@ static int (*real_fallocate)(int, int, off_t, off_t);
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct file files[MAX_FILES];
 static struct slot slots[MAX_SLOTS];
+static struct kvm_run *run_of[MAX_FDS];
 static unsigned int nr_files;
-static int in_place;
+static int in_place, run_size;
+
+/* The vCPU that this thread runs, and the error that its hypercall is to return. */
+static __thread struct kvm_run *running;
+static __thread int refused;
 
 /* What this thread converted last, by parts of files; its discards are not carried out. */
 static __thread struct {
@@ -140,7 +152,34 @@ static int create_vm(int fd, unsigned long type)
 		return refuse(EOPNOTSUPP);
 	}
 	in_place = 1;
+	run_size = real_ioctl(fd, KVM_GET_VCPU_MMAP_SIZE, 0);
 	return vm;
+}
+
+static int create_vcpu(int vm, void *arg)
+{
+	int vcpu = real_ioctl(vm, KVM_CREATE_VCPU, arg);
+
+	if (vcpu >= 0 && vcpu < MAX_FDS) {
+		void *run = mmap(NULL, run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
+
+		run_of[vcpu] = run == MAP_FAILED ? NULL : run;
+	}
+	return vcpu;
+}
+
+static int run_vcpu(int fd, void *arg)
+{
+	running = fd >= 0 && fd < MAX_FDS ? run_of[fd] : NULL;
+	if (running && refused)
+		running->hypercall.ret = -(int64_t)refused;
+	refused = 0;
+	return real_ioctl(fd, KVM_RUN, arg);
+}
+
+static int asked_by_guest(void)
+{
+	return running && running->exit_reason == KVM_EXIT_HYPERCALL;
 }
 
 static int create_guest_memfd(int vm, struct ip_create_guest_memfd *create)
@@ -243,7 +282,10 @@ static int set_region2(int vm, struct ip_region2 *region)
 	return ret;
 }
 
-/* Converts the part of [gpa, gpa + size) that lies in the slot; returns its size, -1 for an error, with errno. */
+/*
+ * Converts the part of [gpa, gpa + size) that lies in the slot; returns its size, -1 for an error, with errno. After a
+ * refusal that the guest will be told of, nothing more is converted, and the discards of the rest do not happen either.
+ */
 static int64_t convert_part(const struct slot *slot, const struct ip_attributes *wanted)
 {
 	uint64_t end = wanted->address + wanted->size, slot_end = slot->gpa + slot->size;
@@ -255,12 +297,14 @@ static int64_t convert_part(const struct slot *slot, const struct ip_attributes 
 		return 0;
 	part.offset = slot->offset + (from - slot->gpa);
 	part.size = to - from;
-	if (real_ioctl(slot->file->fd, IP_SET_MEMORY_ATTRIBUTES2, &part) < 0) {
+	if (!refused && real_ioctl(slot->file->fd, IP_SET_MEMORY_ATTRIBUTES2, &part) < 0) {
 		error = errno;
 		complain("KVM does not convert %#lx+%#lx of the guest_memfd to %s: %s, error_offset %#lx", part.offset,
 			 part.size, part.attributes & IP_ATTRIBUTE_PRIVATE ? "private" : "shared", strerror(error),
 			 part.error_offset);
-		return refuse(error);
+		if (!asked_by_guest())
+			return refuse(error);
+		refused = error;
 	}
 	converted[nr_converted].file = slot->file;
 	converted[nr_converted].offset = part.offset;
@@ -344,6 +388,14 @@ int ioctl(int fd, unsigned long request, ...)
 	case KVM_CHECK_EXTENSION:
 		if (in_place && (unsigned long)arg == IP_CAP_MEMORY_ATTRIBUTES)
 			return IP_ATTRIBUTE_PRIVATE;
+		break;
+	case KVM_CREATE_VCPU:
+		if (in_place)
+			return create_vcpu(fd, arg);
+		break;
+	case KVM_RUN:
+		if (in_place)
+			return run_vcpu(fd, arg);
 		break;
 	case IP_CREATE_GUEST_MEMFD:
 		if (in_place)
