@@ -80,6 +80,7 @@ class Watched:
     size: int
     cachestat: bool  # gmem/<guest> will be in samples
     kvm_stats: int  # how many of KVM's pages_* files will be; 0 without debugfs
+    hook: bool  # the kernel has the hook that `refer` needs
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,9 @@ class ProbeClient:
         guest is closed.
         """
         number = _Numbers("watch", self._ask(f"watch pid={pid} ram={ram}", timeout).fields)
-        return Watched(number["fd"], number["size"], bool(number["cachestat"]), number["kvmstats"])
+        return Watched(
+            number["fd"], number["size"], bool(number["cachestat"]), number["kvmstats"], bool(number["hook"])
+        )
 
     def unwatch(self, pid: int | None = None, timeout: float = QUICK) -> int:
         """Let go of one process, or of all; how many were let go."""
@@ -191,6 +194,16 @@ class ProbeClient:
     def fallocate(self, pid: int, mode: str, offset: int, length: int, timeout: float = SETTLE) -> None:
         """``mode`` "alloc" or "punch" on a range (bytes) of a watched guest_memfd; ProbeError.code names the errno."""
         self._ask(f"fallocate pid={pid} mode={mode} off={offset} len={length}", timeout)
+
+    def refer(self, pid: int, mode: str, offset: int, length: int, timeout: float = SETTLE) -> int:
+        """``mode`` "take": a reference that nobody expects on each present page of a range (bytes) of a watched
+        guest_memfd, where it is not held yet.  "drop": those in the range are given back, also on pages that left the
+        file meanwhile.  Returns how many pages of the guest_memfd are held then; ``unwatch`` gives all of them back.
+
+        ProbeError.code names the errno, or is "nohook" on a kernel without ``host-configs/patches/*/hold.patch``.
+        """
+        line = f"refer pid={pid} mode={mode} off={offset} len={length}"
+        return _Numbers("refer", self._ask(line, timeout).fields)["held"]
 
     def place(self, pid: int, cpu: int | None, timeout: float = SETTLE) -> int:
         """Every thread of a watched process, or of the probe itself, on host CPU ``cpu`` from now on; None: anywhere.

@@ -177,6 +177,34 @@ class TestPlacement:
         assert caught.value.code == "unwatched"
 
 
+class TestRefer:
+    def test_a_kernel_without_the_hook_says_so(self, bench: Bench) -> None:
+        """The machine that runs the tests has none, whatever it is."""
+        assert not Path("/dev/gmem-hold").exists()
+        with holding("memfd", SIZE) as holder:
+            if not watchable(bench, holder):
+                return
+            assert bench.probe.watch(holder.pid, SIZE).hook is False
+            for mode in ("take", "drop"):
+                with pytest.raises(ProbeError, match="the kernel has no /dev/gmem-hold") as caught:
+                    bench.probe.refer(holder.pid, mode, 0, PAGE)
+                assert caught.value.code == "nohook"
+
+    @pytest.mark.parametrize("mode", ["", "grab"])
+    def test_a_mode_that_is_none(self, bench: Bench, mode: str) -> None:
+        with holding("memfd", SIZE) as holder:
+            if not watchable(bench, holder):
+                return
+            with pytest.raises(ProbeError, match="mode= must be take or drop") as caught:
+                bench.probe.refer(holder.pid, mode, 0, PAGE)
+            assert caught.value.code == "usage"
+
+    def test_a_process_that_nobody_watches(self, bench: Bench) -> None:
+        with holding("none") as holder, pytest.raises(ProbeError) as caught:
+            bench.probe.refer(holder.pid, "take", 0, PAGE)
+        assert caught.value.code == "unwatched"
+
+
 class TestRefusals:
     def test_a_process_without_guest_memfd(self, bench: Bench) -> None:
         with holding("none") as holder, pytest.raises(ProbeError, match="has 0 guest_memfds") as caught:

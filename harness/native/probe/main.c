@@ -37,6 +37,7 @@ static const struct {
 	{ "anon", verb_anon },
 	{ "maps", verb_maps },
 	{ "fallocate", verb_fallocate },
+	{ "refer", verb_refer },
 	{ "place", verb_place },
 	{ "movepages", verb_movepages },
 	{ "nodes", verb_nodes },

@@ -61,6 +61,7 @@ struct watch {
 	int ram_fd;       // our duplicate of the file that its RAM is, or 0
 	uint64_t size;    // bytes
 	bool cachestat;   // the kernel has the call
+	int hook_fd;      // an open hold device of its own, which refers to pages of gmem_fd; -1: the kernel has none
 	unsigned int cpu; // on which it was placed, plus 1; 0: anywhere
 	unsigned int stats;
 	struct source stat[3];  // KVM's debugfs files, not kept open: see slots.c
@@ -73,6 +74,10 @@ void verb_watch(void);
 void verb_unwatch(void);
 void verb_cachestat(void);
 void verb_fallocate(void);
+
+// refer.c
+int hook_open(void);  // a descriptor of the hold device; -1: the kernel has none
+void verb_refer(void);
 
 // place.c
 extern cpu_set_t everywhere;  // where the probe may run unless it is placed

@@ -65,6 +65,8 @@ static void forget(struct watch *w)
 		close(w->gmem_fd);
 	if (w->ram_fd > 0)
 		close(w->ram_fd);
+	if (w->hook_fd >= 0)
+		close(w->hook_fd);  // gives back every reference that it still has
 	memset(w, 0, sizeof(*w));
 }
 
@@ -179,7 +181,7 @@ void verb_watch(void)
 		return;
 	}
 	search.w->pid = pid;
-	search.w->gmem_fd = -1;
+	search.w->gmem_fd = search.w->hook_fd = -1;
 	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
 	err = each_entry(path, try_fd, &search);
 	close(search.pidfd);
@@ -198,8 +200,9 @@ void verb_watch(void)
 		return;
 	}
 	search.w->cachestat = resident_pages(search.w, 0, search.w->size, &pages) == 0;
-	frame_reply(&port, "ok fd=%d size=%lu cachestat=%d kvmstats=%u", search.w->target_fd, search.w->size,
-		    search.w->cachestat, search.w->stats);
+	search.w->hook_fd = hook_open();
+	frame_reply(&port, "ok fd=%d size=%lu cachestat=%d kvmstats=%u hook=%d", search.w->target_fd, search.w->size,
+		    search.w->cachestat, search.w->stats, search.w->hook_fd >= 0);
 }
 
 void verb_unwatch(void)
