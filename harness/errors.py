@@ -38,3 +38,9 @@ class CrashError(GmemError):
     """The host kernel or a guest printed an oops, WARN, BUG, lockup or panic."""
 
     exit_code: ClassVar[int] = 8
+
+
+class NothingRanError(GmemError):
+    """The kernel under test lacks what this case, and not every case, needs: there is nothing to judge."""
+
+    exit_code: ClassVar[int] = 5

@@ -41,6 +41,10 @@ class Parked:
         """Pages that the kept folios occupy."""
         return sum(layer.bit_count() for layer in self.singles) + sum(1 << folio[0] for folio in self.folios)
 
+    def references(self) -> int:
+        """Pages with a reference."""
+        return sum(layer.bit_count() for layer in self.singles) + sum(folio[2].bit_count() for folio in self.folios)
+
     def queued(self) -> int:
         """Folios that wait in the queue of deferred splits."""
         return sum(folio[3] for folio in self.folios)

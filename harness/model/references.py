@@ -67,6 +67,11 @@ def _park(parked: Parked, folios: Blocks, held: int) -> tuple[Parked, int]:
     return parked.park_pages(singles), kept | singles
 
 
+def references(region: RegionState) -> int:
+    """Pages of the guest_memfd that somebody refers to, those included that left it meanwhile."""
+    return region.private_held.bit_count() + region.private_parked.references()
+
+
 def unpin(context: Context, region: RegionState, where: int) -> Outcome:
     """The references on pages of the range are dropped; folios that left the file by now come free."""
     parked, singles, folios = region.private_parked.release(where)

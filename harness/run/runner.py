@@ -23,6 +23,7 @@ from harness.counters.sample import Sample, difference
 from harness.errors import CrashError, GmemError, InfraError
 from harness.guest.console import read_console
 from harness.guest.conversions import EVENT, Conversion, parse_trace
+from harness.guest.launch import launch_on
 from harness.host.emulated.prepare import Clock
 from harness.host.emulated.state import TestbedSpec
 from harness.host.emulated.testbed import Lab, Testbed
@@ -35,9 +36,11 @@ from harness.model.prepared import prepared_regions
 from harness.model.reread import reread
 from harness.run.evidence import keep_predictions, keep_sample, thin_out
 from harness.run.frames import ROOM_FRACTION, FrameWatch, list_cap, list_limits
+from harness.run.held import check_pins
 from harness.run.judge import compare_conversions, expected_on_guest, judge
 from harness.run.locate import misplaced
 from harness.run.outcome import CLASSES, outcome, verdict_of_error
+from harness.run.refusal import compare_refusals, error_offset
 from harness.run.result import CaseResult, Finding, StepResult, apart
 from harness.run.tell import Tell
 from harness.run.verdict import Verdict
@@ -84,6 +87,8 @@ class ScenarioRun:
     frames: FrameWatch = field(init=False)
     noise: dict[str, int] = field(default_factory=dict)
     steps: list[StepResult] = field(default_factory=list)
+    complaints: dict[str, int] = field(default_factory=dict)
+    """Bytes that were read of what each guest's QEMU printed on standard error."""
 
     def __post_init__(self) -> None:
         self.walker = Walker(self.testbed, self.deadline)
@@ -148,6 +153,7 @@ class ScenarioRun:
             regions=prepared_regions(self.design, self.backing, self.facts),
         )
         keep_predictions(self.evidence, predictions)
+        check_pins(predictions, self.testbed.state.kernel_facts)
         for prediction in predictions:
             result = self.one_step(prediction)
             self.steps.append(result)
@@ -172,7 +178,8 @@ class ScenarioRun:
         observed = {**difference(before, after), **self.frames.after_step(prediction.index)}
         findings, still = apart(self.locate(finding, prediction) for finding in judge(prediction, observed, self.noise))
         messages = list(done.problems)
-        if not done.problems:
+        messages += self.compare_refusals(prediction, done)
+        if not messages:
             messages += self.compare(prediction, done, offsets)
         result = StepResult(
             index=prediction.index,
@@ -220,6 +227,28 @@ class ScenarioRun:
         # Where the interposer converts by itself, only the guest's list exists.
         traced = self.read_traces(offsets, len(done.asked)) if offsets else done.asked
         return compare_conversions(expected, done.asked, traced)
+
+    def compare_refusals(self, prediction: StepPrediction, done: Done) -> list[str]:
+        """The error that the step ended with: predicted, and seen, where the kernel says how far it came."""
+        ranges, seen = prediction.step.ranges(), done.refused
+        if not ranges:
+            return []
+        guest = ranges[0].guest
+        if seen and done.asked:
+            seen = replace(seen, offset=self.error_offset(guest))
+        return compare_refusals(prediction.refused, seen, self.testbed.guest(guest).chunks)
+
+    def error_offset(self, name: str) -> int | None:
+        """Where the guest's last conversion failed, as the interposer told of it; None where it has none to tell."""
+        guest = next(spec for spec in self.testbed.spec.guests if spec.name == name)
+        if not launch_on(guest.launch, self.testbed.state.kernel_facts).in_place:
+            return None
+        text = self.testbed.channels.control.get(guest.error_log).decode(errors="replace")
+        known, self.complaints[name] = self.complaints.get(name, 0), len(text)
+        offset = error_offset(text[known:])
+        if offset is None:
+            raise InfraError(f"a conversion of {name} was refused, and its interposer did not say at which page")
+        return offset
 
     def read_traces(self, offsets: Mapping[str, int], wanted: int) -> list[Conversion]:
         """What QEMU traced since ``offsets``.  The log passes a character device: wait until it has arrived."""
@@ -269,7 +298,7 @@ def run_scenario(
             except GmemError as error:
                 error = _explain(run, error)
                 verdict, why = verdict_of_error(error), str(error)
-            if keep and verdict is not Verdict.PASS and testbed.machine.running:
+            if keep and verdict not in _GO_ON and testbed.machine.running:
                 why += _keep(testbed, evidence / KEPT)
             if verdict is Verdict.PASS:
                 thin_out(evidence)

@@ -6,20 +6,21 @@ A step returns what the guest and the host did, so that it can be compared with 
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from harness.errors import InfraError, UsageError
-from harness.guest.agent import CALLS_AT_ONCE, CHUNK_PAGES, PAGE_SIZE, GuestAgent
+from harness.guest.agent import CALLS_AT_ONCE, CHUNK_PAGES, PAGE_SIZE, ConversionRefused, GuestAgent
 from harness.guest.conversions import Conversion
 from harness.host.emulated.testbed import Testbed
-from harness.host.frames import RemoteError
 from harness.host.probe import ProbeClient, ProbeError
 from harness.model.prediction import StepPrediction
 from harness.model.state import page_set
-from harness.run import shared_side
+from harness.run import held, shared_side
 from harness.run.host_view import peek
+from harness.run.refusal import Refusal
 from harness.run.shared_side import Holds
 from harness.scenario.scenario import Scenario
 from harness.scenario.steps import (
@@ -58,7 +59,9 @@ class Done:
     asked: tuple[Conversion, ...] = ()
     """Hypercalls the guest made, in order."""
     problems: tuple[str, ...] = ()
-    """Sentences about wrong contents."""
+    """Sentences about wrong contents, and references that were not taken or not given back."""
+    refused: Refusal | None = None
+    """The error that ended the step."""
 
 
 @dataclass
@@ -69,6 +72,8 @@ class Walker:
     deadline: float = STEP_SECONDS
     closed: set[str] = field(default_factory=set)
     holds: Holds = field(default_factory=Holds)
+    referred: set[str] = field(default_factory=set)
+    """Guests of whose guest_memfd pages were pinned."""
 
     @property
     def probe(self) -> ProbeClient:
@@ -128,10 +133,10 @@ def _convert(walker: Walker, step: Convert, prediction: StepPrediction) -> Done:
         private = step.to is Side.PRIVATE
         try:
             made += agent.convert(region, part.start, part.count, private=private, by=step.by, timeout=walker.deadline)
-        except RemoteError as error:
-            if error.code != "hypercall":
-                raise
-            return Done(problems=(f"conversion refused: {error.text}; step: {step.text()}",))
+        except ConversionRefused as error:
+            made += error.made
+            code = errno.errorcode.get(-error.ret, str(error.ret))
+            return Done(asked=tuple(made), refused=Refusal(code, f"the conversion of {made[-1]}"))
     return Done(asked=tuple(made))
 
 
@@ -174,7 +179,7 @@ def _host_side(walker: Walker, pages: PageRange, mode: str) -> Done:
         except ProbeError as error:
             if not error.code.startswith("E"):  # not an errno: the probe itself is in trouble
                 raise
-            return Done(problems=(f"the kernel refused fallocate({mode}) at {offset:#x}+{length:#x}: {error.code}",))
+            return Done(refused=Refusal(error.code, f"fallocate({mode}) at {offset:#x}+{length:#x}"))
     return Done()
 
 
@@ -188,20 +193,17 @@ def _nothing(walker: Walker, step: Step, prediction: StepPrediction) -> Done:
 
 
 def _pin(walker: Walker, step: Pin, prediction: StepPrediction) -> Done:
-    """Each page on the side that it has."""
-    _shared_only(walker, step, prediction)
-    return Done(problems=shared_side.pin(walker, step, prediction))
+    """Each page on the side that it has; a pin of pages that are not there is one of nothing."""
+    region, where = prediction.regions[step.range.region], page_set(step.range)
+    if region.private_held & where:
+        return Done(problems=held.pin(walker, step, prediction))
+    return Done(problems=shared_side.pin(walker, step, prediction) if region.shared_held & where else ())
 
 
 def _unpin(walker: Walker, step: Unpin, prediction: StepPrediction) -> Done:
+    if step.range.guest in walker.referred and str(step.range) not in walker.holds.taken:
+        return Done(problems=held.unpin(walker, step, prediction))
     return Done(problems=shared_side.unpin(walker, step, prediction))
-
-
-def _shared_only(walker: Walker, step: Pin, prediction: StepPrediction) -> None:
-    """Raises ``UsageError`` for pages that are private: no call takes references on those."""
-    region = prediction.regions[step.range.region]
-    if region.on_side(page_set(step.range), Side.PRIVATE):
-        raise UsageError(f"{step.text()} cannot be carried out: this testbed cannot pin private pages yet")
 
 
 def _migrate(walker: Walker, step: Migrate, prediction: StepPrediction) -> Done:

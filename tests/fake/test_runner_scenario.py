@@ -24,7 +24,8 @@ from harness.host.frames import ChannelClosed, ChannelTimeout, RemoteError
 from harness.host.probe import ProbeError
 from harness.model.designs import design_named
 from harness.model.facts import HostFacts
-from harness.model.prediction import ExpectedConversion, Prediction, Reason, StepPrediction
+from harness.model.prediction import ExpectedConversion, ExpectedError, Prediction, Reason, StepPrediction
+from harness.model.state import RegionState
 from harness.run import runner
 from harness.run.outcome import FOREIGN, outcome, rejected_window, verdict_of_error
 from harness.run.result import CaseResult, Finding, StepResult
@@ -61,6 +62,7 @@ class FakeProbe:
     slots: dict[int, dict[str, int]] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
     threads: int = 3
+    held: int = 0
 
     def settle(self, *, rcu: bool = True) -> None:
         self.log.append("settle+rcu" if rcu else "settle")
@@ -81,6 +83,10 @@ class FakeProbe:
             raise self.error
         if self.moves:
             self.move(self.moves.pop(0))
+
+    def refer(self, pid: int, mode: str, offset: int, length: int, *, timeout: float) -> int:
+        self.log.append(f"{mode} {offset:#x}+{length:#x}")
+        return self.held
 
     def place(self, pid: int, cpu: int, *, timeout: float) -> int:
         self.log.append(f"place {pid} on {cpu}")
@@ -111,6 +117,7 @@ class FakeMonitor:
 class FakeChannels:
     probe: FakeProbe
     agents: dict[str, object] = field(default_factory=dict)
+    control: object = None
 
     @contextmanager
     def monitor(self, guest: str) -> Iterator[FakeMonitor]:
@@ -128,6 +135,7 @@ class FakeTestbed:
     machine: FakeMachine = field(default_factory=FakeMachine)
     saves: list[Path] = field(default_factory=list)
     save_error: Exception | None = None
+    facts: dict[str, str] = field(default_factory=dict)
     check_consoles = testbeds.Testbed.check_consoles
 
     @property
@@ -139,7 +147,7 @@ class FakeTestbed:
         guest = shapes.GuestState(name="g0", pid=77, chunks=CHUNKS, leftover=self.leftover)
         return shapes.TestbedState(
             release="", version="", guests=(guest,), user_key="", user_public="", host_keys={}, host_public={},
-            kernel_facts={},
+            kernel_facts=self.facts,
         )  # fmt: skip
 
     def guest(self, name: str) -> shapes.GuestState:
@@ -190,6 +198,8 @@ class Bench:
         *bounds: Mapping[str, tuple[int, int]],
         steps: Sequence[Step] = (),
         conversions: Sequence[tuple[ExpectedConversion, ...]] = (),
+        refused: ExpectedError | None = None,
+        region: RegionState | None = None,
         keep: bool = False,
     ) -> CaseResult:
         walked = steps or [PunchHole(PageRange("g0.r0", number, 1)) for number in range(len(bounds))]
@@ -201,6 +211,8 @@ class Bench:
                     step,
                     {name: Prediction(low, high, WHY) for name, (low, high) in bound.items()},
                     conversions=conversions[index] if conversions else (),
+                    refused=refused,
+                    regions={"g0.r0": region} if region else {},
                 )
                 for index, (step, bound) in enumerate(zip(walked, bounds, strict=True))
             ]

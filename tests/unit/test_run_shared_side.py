@@ -117,7 +117,10 @@ def test_what_is_no_file_cannot_be_held(backing: str) -> None:
         shared_side.pin(walker(Probe(), backing), step, predicted(step))
 
 
-def test_private_pages_cannot_be_held_yet() -> None:
-    step = Pin(G0[5:7])
-    with pytest.raises(UsageError, match="cannot pin private pages yet"):
-        _pin(walker(Probe()), step, predicted(step, RegionState(2, attr_private=1 << 6)))
+def test_shared_pages_are_held_through_their_file_and_absent_ones_not_at_all() -> None:
+    probe, step = Probe(), Pin(G0[5:7])
+    walk = walker(probe)
+    assert not _pin(walk, step, predicted(step, RegionState(2))).problems
+    assert probe.asked == []
+    _pin(walk, step, predicted(step, RegionState(2, shared=3 << 5, shared_held=3 << 5)))
+    assert [asked[0] for asked in probe.asked] == ["hold"]
