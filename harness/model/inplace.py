@@ -46,8 +46,7 @@ def convert(context: Context, region: RegionState, piece: int, to: Side) -> Outc
     """One ioctl: nothing where the range is uniform already; EAGAIN at the first page that somebody holds."""
     if not changed_by(region, piece, to):
         return Outcome(region)
-    refused = refused_for_references(context, region, piece, to)
-    return refused or set_attributes(context, region, piece, to)
+    return refused_unmapped(context, region, piece, to) or set_attributes(context, region, piece, to)
 
 
 def changed_by(region: RegionState, piece: int, to: Side) -> int:
@@ -63,6 +62,18 @@ def refused_for_references(context: Context, region: RegionState, piece: int, to
     first = (held & -held).bit_length() - 1
     text = "somebody holds a reference on " + f"page {first} of {{where}}: nothing of the range is converted"
     return Outcome(region, refused=context.refuse("EAGAIN", "convert", first, "references", text))
+
+
+def refused_unmapped(context: Context, region: RegionState, piece: int, to: Side) -> Outcome | None:
+    """The same, after the range was unmapped from user space: that runs KVM's notifier, and its leaves are gone.
+
+    virt/kvm/guest_memfd.c: unmap_mapping_pages() comes before the search for references; QEMU maps all of the file.
+    """
+    refused = refused_for_references(context, region, piece, to)
+    if refused is None:
+        return None
+    zapped = zap(context, region, piece, Side.SHARED, "the conversion that is refused unmaps its range from user space")
+    return Outcome(zapped.region, zapped.events, refused.refused)
 
 
 def set_attributes(context: Context, region: RegionState, piece: int, to: Side) -> Outcome:

@@ -13,7 +13,7 @@ from harness.model.aligned import Blocks, full_groups, spread
 from harness.model.context import Context, Design, Outcome
 from harness.model.events import Event
 from harness.model.folio_events import folio_collapsed, folio_split, folio_split_refused
-from harness.model.inplace import SHARED_SIDE, changed_by, refused_for_references, set_attributes
+from harness.model.inplace import SHARED_SIDE, changed_by, refused_unmapped, set_attributes
 from harness.model.mapping import zap
 from harness.model.references import unpin
 from harness.model.state import RegionState
@@ -54,7 +54,7 @@ def convert(context: Context, region: RegionState, piece: int, to: Side) -> Outc
     """
     if not changed_by(region, piece, to):
         return Outcome(region)
-    refused = refused_for_references(context, region, piece, to)
+    refused = refused_unmapped(context, region, piece, to)
     if refused:
         return refused
     if to is Side.PRIVATE:
