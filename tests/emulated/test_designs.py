@@ -17,8 +17,8 @@ def told(case: dict[str, Any]) -> list[tuple[str, int | None, int | None]]:
 
 
 def test_claims_on_thp_discard(gmem_cli: Gmem) -> None:
-    names = ("c01_partial_free", "c04_mapping_levels", "c07_whole_window", "c08_truncation")
-    wanted = "compaction_does_not_mend_it or (round_trip_of_one_page and middle) or test_whole_window"
+    names = ("c01_partial_free", "c04_mapping_levels", "c05_held_folio", "c07_whole_window", "c08_truncation")
+    wanted = "never_touched or compaction_does_not_mend_it or (round_trip_of_one_page and middle) or test_whole_window"
     folders = [str(SUITES / name) for name in names]
     ended = gmem_cli.run(*folders, "-k", wanted, "--kernel", "7.3-thp-discard")
     assert ended.code == 0, ended.said()
@@ -31,4 +31,7 @@ def test_claims_on_thp_discard(gmem_cli: Gmem) -> None:
     by_suite = {(case["suite"], case["case"]): case for case in ended.cases}
     huge = [row[1:] for row in told(by_suite["c07_whole_window", "whole_window"])]
     assert huge == [(-1, -1), (1, 1)]
+    assert [row[1:] for row in told(ended.case("a_folio_that_was_never_touched_goes_whole"))] == [
+        (1, 1), (-512, -512), (512, 512), (-512, -512),
+    ]  # fmt: skip
     assert by_suite["c08_truncation", "whole_window"]["verdict"] == "skip"

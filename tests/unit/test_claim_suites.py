@@ -28,8 +28,8 @@ from tests.unit.model_tables import START
 
 SUITES = Path(__file__).parents[2] / "suites"
 FOLDERS = (
-    "c01_partial_free", "c04_mapping_levels", "c06_shared_thp", "c07_whole_window", "c08_truncation", "c09_orders",
-    "c10_shared_backing", "c12_repetition", "integrity",
+    "c01_partial_free", "c04_mapping_levels", "c05_held_folio", "c06_shared_thp", "c07_whole_window", "c08_truncation",
+    "c09_orders", "c10_shared_backing", "c12_repetition", "integrity",
 )  # fmt: skip
 FILES = sorted(file for name in FOLDERS for file in (SUITES / name).glob("test_*.py"))
 """The ones about designs that discard, about shared backings, and about contents."""
