@@ -29,6 +29,7 @@ from harness.run.verdict import Verdict
 
 _STYLES: Final = {
     Verdict.PASS: "green",
+    Verdict.XFAIL: "green",
     Verdict.DEVIATES: "bold red",
     Verdict.CRASH: "bold red",
     Verdict.NO_BOOT: "bold red",
@@ -169,7 +170,12 @@ def plain_line(case: CaseResult) -> str:
     counters = str(summarize(case))
     if counters:
         line += f"  {counters}"
-    return line if case.verdict is Verdict.PASS else f"{line}: {one_line(case.sentence)}"
+    return f"{line}: {one_line(case.sentence)}" if _worth_saying(case) else line
+
+
+def _worth_saying(case: CaseResult) -> bool:
+    """Whether the sentence of a case tells what its counters do not: it did not pass, or has none (a selftest)."""
+    return case.verdict is not Verdict.PASS or not case.steps
 
 
 def _plain_table(cases: Sequence[CaseResult]) -> list[str]:
@@ -178,7 +184,7 @@ def _plain_table(cases: Sequence[CaseResult]) -> list[str]:
     for case in cases:
         start = f"{case.verdict.value:<{_WORD}} {case.seconds:8.1f}  {case_name(case):<{width}}"
         lines.append(f"{start}  {summarize(case)}".rstrip())
-        if case.verdict is not Verdict.PASS:
+        if _worth_saying(case):
             lines.append(f"{'':{_WORD}} {'':8}  {one_line(case.sentence)}")
     return [*lines, ""]
 
@@ -191,7 +197,7 @@ def _full_table(cases: Sequence[CaseResult]) -> Table:
     table.add_column("predicted/observed", overflow="fold", ratio=1)
     for case in cases:
         told = Text(str(summarize(case)))
-        if case.verdict is not Verdict.PASS:
+        if _worth_saying(case):
             told.append(("\n" if told.plain else "") + one_line(case.sentence), style=_style(case.verdict))
         table.add_row(_word(case.verdict), f"{case.seconds:.1f}", Text(case_name(case)), told)
     return table

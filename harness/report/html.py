@@ -41,7 +41,7 @@ _PASSING: Final = 40
 """Cases that pass and are shown step by step; of a run of hundreds, 50 kB each would make a page nobody can open."""
 _OPEN: Final = frozenset({Verdict.CRASH, Verdict.NO_BOOT})
 """Verdicts whose cause is on a console."""
-_CLOSED: Final = frozenset({Verdict.PASS, Verdict.SKIP, Verdict.NOTHING_RAN})
+_CLOSED: Final = frozenset({Verdict.PASS, Verdict.XFAIL, Verdict.SKIP, Verdict.NOTHING_RAN})
 
 
 @dataclass(frozen=True)

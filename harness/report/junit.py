@@ -19,6 +19,7 @@ from harness.run.verdict import Verdict
 _ELEMENT: Final = {
     Verdict.PASS: None,
     Verdict.SKIP: "skipped",
+    Verdict.XFAIL: "skipped",  # as pytest writes an expected failure; the type says which of the two it is
     Verdict.NOTHING_RAN: "skipped",
     Verdict.DEVIATES: "failure",
 }

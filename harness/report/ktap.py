@@ -20,6 +20,8 @@ _DIAGNOSTICS: Final = 200
 def ktap(info: RunInfo, cases: Sequence[CaseResult]) -> str:
     """The whole list; a case that passes is ``ok``, a skipped one ``ok`` with ``# SKIP``, all others ``not ok``.
 
+    A failure that the design means is ``ok`` with ``# XFAIL``, as kselftest.h writes it.
+
     ``not ok`` without a directive is a claim that does not hold; ``# ERROR`` follows where the claim was not decided.
     """
     problem = run_problem(info, cases)
@@ -46,6 +48,8 @@ def _result(number: int, case: CaseResult) -> str:
     line = f"{word} {number} {name}"
     if case.verdict in (Verdict.PASS, Verdict.DEVIATES):
         return line
+    if case.verdict is Verdict.XFAIL:
+        return f"{line} # XFAIL {one_line(case.sentence)}"
     if case.verdict in GOOD:
         return f"{line} # SKIP {one_line(case.sentence)}"
     return f"{line} # ERROR {case.verdict.value}: {one_line(case.sentence)}"

@@ -300,7 +300,10 @@ class Session:
         if verdict is Verdict.NOTHING_RAN:
             return verdict, "every case was skipped" if self.cases else "no case was selected"
         if verdict is Verdict.PASS:
-            return verdict, f"all {len(ran)} cases pass"
+            meant = sum(case.verdict is Verdict.XFAIL for case in ran)
+            return verdict, f"{len(ran) - meant} cases pass, {meant} fail as the design means it" if meant else (
+                f"all {len(ran)} cases pass"
+            )
         worst_cases = [case for case in ran if case.verdict is verdict]
         first = worst_cases[0]
         return verdict, f"{len(worst_cases)} of {len(ran)} cases; first {first.suite}/{first.case}: {first.sentence}"
