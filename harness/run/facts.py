@@ -16,6 +16,9 @@ from harness.model.facts import HostFacts
 # What module kvm shows of a design, the most particular first.  Each word is a module parameter that only such a kernel
 # has: switched on, or with the value that is given (KERNEL_FACTS: designs T, P and C; docs/kernels.md).
 _SIGNS = (
+    # inplace-thp with conversion in place switched off at boot: it has huge folios for VMs that convert in place only.
+    ("order0", ("gmem_in_place_conversion=N", "gmem_2m_punch_strict=N")),
+    ("order0", ("gmem_in_place_conversion=N", "gmem_2m_punch_strict=Y")),
     ("inplace-thp", ("gmem_in_place_conversion", "gmem_2m_enabled", "gmem_2m_punch_strict=Y")),
     ("inplace-thp-noop", ("gmem_in_place_conversion", "gmem_2m_enabled")),
     ("inplace", ("gmem_in_place_conversion",)),

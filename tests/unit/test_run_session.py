@@ -267,7 +267,7 @@ class TestVerdicts:
         codes = {verdict.value: verdict.exit_code for verdict in Verdict}
         assert codes == {
             "pass": 0, "deviates": 1, "interrupted": 2, "infra": 3, "usage": 4, "nothing-ran": 5, "inconclusive": 6,
-            "no-boot": 7, "crash": 8, "skip": 5,
+            "no-boot": 7, "crash": 8, "skip": 5, "xfail": 0,
         }  # fmt: skip
 
 
@@ -345,6 +345,8 @@ class TestDesign:
             ("gmem_2m_enabled=Y gmem_2m_punch_strict=Y", "thp-2m-truncate"),
             ("gmem_2m_enabled=N gmem_2m_punch_strict=Y", "order0"),
             ("gmem_in_place_conversion=Y", "inplace"),
+            ("gmem_in_place_conversion=N gmem_2m_enabled=Y gmem_2m_punch_strict=N", "order0"),
+            ("gmem_in_place_conversion=N gmem_2m_enabled=Y", "thp-discard"),
             ("gmem_in_place_conversion=Y gmem_2m_enabled=N gmem_2m_punch_strict=N", "inplace"),
             ("gmem_in_place_conversion=Y gmem_2m_enabled=Y gmem_2m_punch_strict=N", "inplace-thp-noop"),
             ("gmem_in_place_conversion=Y gmem_2m_enabled=Y gmem_2m_punch_strict=Y", "inplace-thp"),
