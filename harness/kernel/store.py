@@ -110,16 +110,18 @@ class KernelStore:
                 f"a module cannot be built for the image {kernel.name}, only for a kernel built here: "
                 f"use a kernel name or a source tree for the guest"
             )
-        meta = read_meta(kernel.image.parent)
-        site: Site = (
-            TreeSite(self.cache, read_tree(Path(meta.source)))
-            if meta.pin is None
-            else PackageSite(self.packages, meta.pin)
-        )
+        site = self.site_of(kernel)
         wishes = read_fragments([kernel.image.parent / "fragment"])
         entry = build_module(kernel, site, wishes, self.compiler, source, self.cache)
         out.mkdir(parents=True, exist_ok=True)
         return [Path(shutil.copyfile(built, out / built.name)) for built in sorted(entry.glob("*.ko"))]
+
+    def site_of(self, kernel: Kernel) -> Site:
+        """The source tree that a kernel built here came from, and its lock."""
+        meta = read_meta(kernel.image.parent)
+        if meta.pin is None:
+            return TreeSite(self.cache, read_tree(Path(meta.source)))
+        return PackageSite(self.packages, meta.pin)
 
     # -- the three sources of a kernel
 
