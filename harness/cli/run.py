@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -28,6 +28,20 @@ DEFAULT_SUITES = ("smoke", "conversion")
 _STEP_PERCENT = 10
 
 
+class Building:
+    """Follows a kernel that is fetched or built: a line for every tenth of a phase."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+        self._phase = ("", -1)
+
+    def __call__(self, phase: str, done: int, total: int | None, /) -> None:
+        part = done * 100 // total // _STEP_PERCENT if total else 0
+        if (phase, part) != self._phase:
+            self._phase = (phase, part)
+            self._note(f"kernel: {phase} {part * _STEP_PERCENT} %" if total else f"kernel: {phase}")
+
+
 class _Watcher:
     """The plugin that shows the run and catches what pytest would print itself."""
 
@@ -36,7 +50,7 @@ class _Watcher:
         self.run: GmemRun | None = None
         self.errors: list[str] = []
         self.cases: list[str] = []
-        self._phase = ("", -1)
+        self.building = Building(show.note)
 
     def pytest_configure(self, config: pytest.Config) -> None:
         self.run = run_of(config)
@@ -56,13 +70,6 @@ class _Watcher:
 
     def note(self, line: str) -> None:
         self._show.note(line)
-
-    def building(self, phase: str, done: int, total: int | None) -> None:
-        """A line for every tenth of a phase."""
-        part = done * 100 // total // _STEP_PERCENT if total else 0
-        if (phase, part) != self._phase:
-            self._phase = (phase, part)
-            self._show.note(f"kernel: {phase} {part * _STEP_PERCENT} %" if total else f"kernel: {phase}")
 
 
 def _collection_error(node: str, text: str) -> str:
