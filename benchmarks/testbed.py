@@ -68,7 +68,7 @@ def _measure(scratch: Path, repeat: int, cold: int, kernel: str | None) -> dict[
 def _program(session: Session) -> Path:
     cache = ContentCache(notify=session.notice)
     assert session.kernel is not None  # a session that is ready has its kernel
-    return selftest.build(cache, KernelStore(cache), session.kernel)
+    return selftest.build(KernelStore(cache), session.kernel)
 
 
 def _rates(
