@@ -85,12 +85,12 @@ class Gmem:
         self.scratch = Path(tempfile.mkdtemp(prefix="gt-"))  # short: Unix sockets live below it
         self._runs = 0
 
-    def start(self, *arguments: str) -> tuple[subprocess.Popen[str], Path]:
-        """Start ``gmem run`` with an output directory; returns the process and that directory."""
+    def start(self, *arguments: str, command: str = "run") -> tuple[subprocess.Popen[str], Path]:
+        """Start ``gmem run`` (or another command) with an output directory; returns the process and that directory."""
         self._runs += 1
         out = self.folder / f"out{self._runs}"
         process = subprocess.Popen(
-            [sys.executable, "-m", "harness.cli.main", "run", "--out", str(out), *arguments],
+            [sys.executable, "-m", "harness.cli.main", command, "--out", str(out), *arguments],
             env={**os.environ, "TMPDIR": str(self.scratch)},
             cwd=self.folder,
             text=True,
@@ -100,9 +100,9 @@ class Gmem:
         )
         return process, out
 
-    def run(self, *arguments: str) -> Ended:
-        """``gmem run`` to its end."""
-        process, out = self.start(*arguments)
+    def run(self, *arguments: str, command: str = "run") -> Ended:
+        """``gmem run`` (or another command) to its end."""
+        process, out = self.start(*arguments, command=command)
         stdout, stderr = process.communicate(timeout=RUN_SECONDS)
         return Ended(process.returncode, out, stdout, stderr)
 
