@@ -350,7 +350,6 @@ class TestDesign:
             ("gmem_in_place_conversion=Y gmem_2m_enabled=N gmem_2m_punch_strict=N", "inplace"),
             ("gmem_in_place_conversion=Y gmem_2m_enabled=Y gmem_2m_punch_strict=N", "inplace-thp-noop"),
             ("gmem_in_place_conversion=Y gmem_2m_enabled=Y gmem_2m_punch_strict=Y", "inplace-thp"),
-            ("gmem_in_place_conversion=N gmem_2m_enabled=Y", "thp-discard"),
         ],
     )
     def test_auto_reads_the_module_parameters(self, shown: str, design: str, monkeypatch: pytest.MonkeyPatch) -> None:
