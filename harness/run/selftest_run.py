@@ -39,6 +39,8 @@ running."""
 GUEST_KIND = "those that each selftest makes for itself"
 OUTPUT = "output.txt"
 """In the evidence: what the program printed on both streams."""
+HUNG = "hung.txt"
+"""In the evidence of one that did not end: what its threads wait for, and how much time they have taken."""
 
 _PROGRAM, _OUTPUT = "/tmp/selftest", "/tmp/selftest.out"
 _OUTPUT_LIMIT = 256 << 10
@@ -46,6 +48,14 @@ _OUTPUT_LIMIT = 256 << 10
 _PIECE = 512 << 10
 """Bytes in one request: a frame holds 1 MiB."""
 _POLL = 0.05
+_WHERE = """
+ps -o pid,stat,time,args
+for task in $(pidof "$0" | sed 's,[0-9]*,/proc/&/task/*,g'); do
+    echo "$task: $(cat $task/wchan) $(cut -d' ' -f3,14,15 $task/stat)"
+    cat $task/stack
+done 2>&1
+"""
+"""Of each thread: where it sleeps in the kernel, state, ticks in user space and in the kernel, and its stack."""
 _LAST_WORDS_SECONDS = 0.5
 """How long a console may take to show why nobody answers."""
 
@@ -87,6 +97,8 @@ def run_program(testbed: Testbed, program: Path, deadline: float) -> tuple[int, 
         testbed.check_consoles()
         if time.monotonic() > end:
             _read(testbed)
+            hung = control.run(["sh", "-c", _WHERE, Path(_PROGRAM).name])
+            (testbed.evidence / HUNG).write_text(hung.output)
             raise DidNotEnd(f"it did not end within {deadline:g} s, its deadline")
         time.sleep(_POLL)
     text = _read(testbed)

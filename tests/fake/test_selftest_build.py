@@ -92,6 +92,16 @@ def test_a_program_that_runs_anywhere(bench: Bench) -> None:
     assert bench.build("guest_memfd_test") == program
 
 
+def test_it_prints_by_lines(bench: Bench) -> None:
+    (bench.tree / FOLDER / "guest_memfd_test.c").write_text(
+        '#include <stdio.h>\n#include <stdlib.h>\nint main(void)\n{\n\tputs("this far");\n\tabort();\n}\n'
+    )
+    bench.kernel = bench.store.resolve(str(bench.tree))
+    program = bench.build("guest_memfd_test")
+    assert program is not None
+    assert subprocess.run([program], check=False, capture_output=True).stdout == b"this far\n"
+
+
 def test_the_library_is_compiled_once(bench: Bench) -> None:
     assert bench.build("guest_memfd_test")
     assert bench.build("x86/private_mem_conversions_test")

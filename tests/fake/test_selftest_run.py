@@ -45,6 +45,9 @@ class FakeControl:
         self.scripts.append(arguments)
         return ""
 
+    def run(self, arguments: list[str], timeout: float = 10.0) -> Any:
+        return SimpleNamespace(code=0, output="kvm_vcpu_block R 5 9\n")
+
     def spawn(self, arguments: list[str], environment: dict[str, str], log: str) -> int:
         return 7
 
@@ -226,6 +229,7 @@ def test_a_hang_names_its_deadline_and_keeps_the_output(host: Host, capsys: pyte
     assert ended.cases["guest_memfd_test"] == ("infra", "it did not end within 1 s, its deadline")
     kept = ended.out / "evidence/selftests-guest_memfd_test/output.txt"
     assert kept.read_text() == "Testing MOVE of in-use region\n"
+    assert "kvm_vcpu_block" in kept.with_name("hung.txt").read_text()
 
 
 def test_one_that_cannot_be_built_leaves_the_others(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
