@@ -170,7 +170,8 @@ class Session:
                 saved = lab.saved(spec, folder, clock)
                 state = TestbedState.load(saved / DESCRIPTION)
                 self.design, self.design_evidence = choose_design(self.options.design, state.kernel_facts)
-                self._say_launch(state)
+                if spec.guests:
+                    self._say_launch(state)
                 self._check_backing(spec, state)
             except GmemError as error:
                 for_all = isinstance(error, (NoBootError, UsageError)) and not isinstance(error, BackingError)

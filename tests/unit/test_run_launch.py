@@ -44,6 +44,13 @@ def test_a_kernel_that_converts_in_place_is_told_once_and_named_in_the_record(tm
     assert run.design == "inplace"
 
 
+def test_without_guests_there_is_nothing_to_tell(tmp_path: Path) -> None:
+    run, notes = session(tmp_path, IN_PLACE)
+    run.ready(run.spec(guests=0, chunks=1))
+    assert notes == []
+    assert run.design == "inplace"
+
+
 def test_other_kernels_get_what_was_asked_for(tmp_path: Path) -> None:
     run, notes = session(tmp_path, FACTS)
     run.ready(run.spec(guests=1, chunks=8))
