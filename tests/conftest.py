@@ -1,12 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Hypothesis without deadlines: a busy machine takes any time, and what things cost is for ``benchmarks/``."""
+"""Hypothesis without deadlines: a busy machine takes any time, and what things cost is for ``benchmarks/``.
+
+In a campaign of ``tests.mutation`` (GMEM_MUTATION: examples at most) searches are short and always the same.
+"""
 
 from __future__ import annotations
 
 import os
 
 import hypothesis
+import pytest
 
-if "GMEM_MUTATION" not in os.environ:  # a campaign of tests.mutation has a profile of its own
+MOST_EXAMPLES = int(os.environ.get("GMEM_MUTATION", "0"))
+
+if not MOST_EXAMPLES:  # a campaign has a profile of its own
     hypothesis.settings.register_profile("harness", deadline=None)
     hypothesis.settings.load_profile("harness")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Shortens the searches of a campaign, also those whose settings name a number."""
+    for item in items if MOST_EXAMPLES else ():
+        test = getattr(item, "obj", None)
+        if getattr(test, "is_hypothesis_test", False):
+            test = getattr(test, "__func__", test)
+            own = test._hypothesis_internal_use_settings
+            most = min(own.max_examples, MOST_EXAMPLES)
+            test._hypothesis_internal_use_settings = hypothesis.settings(own, max_examples=most)

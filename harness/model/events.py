@@ -138,11 +138,6 @@ class Event:
         return Reason(self.rule, self.text, difference)
 
 
-def total(events: list[Event], *kinds: EventKind) -> int:
-    """Pages over all events of these kinds."""
-    return sum(event.pages for event in events if event.kind in kinds)
-
-
 def traffic_by_cpu(events: Iterable[Event]) -> dict[int | None, dict[str, Flow]]:
     """Pages that the events take from and give back to the free lists: per CPU and migratetype."""
     found: dict[int | None, dict[str, Flow]] = {}

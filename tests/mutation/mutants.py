@@ -10,6 +10,7 @@ import ast
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
@@ -20,6 +21,8 @@ OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
     ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.BitXor: ast.BitOr,
     ast.And: ast.Or, ast.Or: ast.And,
 }  # fmt: skip
+UNCHANGED = -1
+"""The number of the mutant that changes nothing."""
 _UNSEEN = (ast.JoinedStr, ast.Raise, ast.Import, ast.ImportFrom, ast.Assert)
 
 
@@ -47,9 +50,64 @@ def mutants_of(file: Path) -> list[Mutant]:
     ]
 
 
+@dataclass(frozen=True)
+class Spot:
+    """Where a mutant's change happens: the lines of its statement (of its head only, if it holds others), and the
+    outermost function whose body it is in (qualified as in ``__qualname__``, with its first line), if any."""
+
+    lines: range
+    function: tuple[str, int] | None
+
+
+def spot_of(mutant: Mutant) -> Spot:
+    """Where the change happens."""
+    return _spots(mutant.file)[mutant.number]
+
+
+@cache
+def _spots(file: Path) -> list[Spot]:
+    """Of all mutants of a file."""
+    tree = ast.parse(file.read_text())
+    wanted = {id(node): number for number, (node, _) in enumerate(_changes(tree))}
+    found: dict[int, Spot] = {}
+
+    def walk(node: ast.AST, lines: range, names: tuple[str, ...], function: tuple[str, int] | None) -> None:
+        if id(node) in wanted:
+            found[id(node)] = Spot(lines, function)
+        is_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        if is_function or isinstance(node, ast.ClassDef):
+            names = (*names, node.name)  # type: ignore[attr-defined]
+        for name, value in ast.iter_fields(node):
+            inside = function
+            if is_function and name == "body" and function is None:
+                inside = (".".join(names), _first(node))  # type: ignore[arg-type]
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    walk(child, _lines(child) if isinstance(child, ast.stmt) else lines, names, inside)
+
+    walk(tree, range(0), (), None)
+    return [found[id(node)] for node, _ in _changes(tree)]
+
+
+def _lines(statement: ast.stmt) -> range:
+    body = getattr(statement, "body", None) or getattr(statement, "cases", None)
+    end = statement.end_lineno or statement.lineno
+    if body:
+        end = max(statement.lineno, _first(body[0]) - 1)
+    return range(statement.lineno, end + 1)
+
+
+def _first(node: ast.AST) -> int:
+    if isinstance(node, ast.match_case):
+        node = node.pattern
+    return min([node.lineno, *(place.lineno for place in getattr(node, "decorator_list", []))])  # type: ignore[attr-defined]
+
+
 def mutated_tree(mutant: Mutant) -> ast.Module:
     """The syntax tree of the mutant's file with that one change."""
     tree = ast.parse(mutant.file.read_text())
+    if mutant.number == UNCHANGED:
+        return tree
     for number, (node, changed) in enumerate(_changes(tree)):
         if number == mutant.number:
             _Swap(node, changed).visit(tree)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutation import campaign
-from tests.mutation.mutants import mutants_of, mutated_tree
+from tests.mutation.mutants import mutants_of, mutated_tree, spot_of
+from tests.mutation.places import PROJECT
 
 SOURCE = '''
 """A docstring with 1 + 1."""
@@ -65,36 +65,140 @@ def test_a_mutant_changes_its_spot_and_nothing_else(file: Path) -> None:
         assert 1 <= len(changed) <= 2, (str(mutant), changed)
 
 
-def test_every_file_of_the_model_has_tests() -> None:
-    for path in (campaign.ROOT / "harness" / "model").rglob("*.py"):
-        assert campaign.tests_for(path)
+PLACES = """LIMIT = 3
+
+class Rules:
+    def more(self, a):
+        def inner(b):
+            return b + 1
+        if (a and
+                inner(a) < 4):
+            return inner(a)
+
+@cache
+def other(a=5):
+    return (a
+            * 6)
+"""
+
+
+@pytest.mark.parametrize(
+    ("was", "lines", "function"),
+    [
+        ("3", (1,), None),
+        ("b + 1", (6,), ("Rules.more", 4)),
+        ("inner(a) < 4", (7, 8), ("Rules.more", 4)),
+        ("5", (12,), None),
+        ("6", (13, 14), ("other", 11)),
+    ],
+)
+def test_a_change_is_in_a_statement_and_a_function(
+    tmp_path: Path, was: str, lines: tuple[int, ...], function: tuple[str, int] | None
+) -> None:
+    """Of a default only its definition sees anything; of an ``if`` the head is what has to be executed."""
+    path = tmp_path / "places.py"
+    path.write_text(PLACES)
+    (mutant,) = [mutant for mutant in mutants_of(path) if mutant.was == was]
+    assert (tuple(spot_of(mutant).lines), spot_of(mutant).function) == (lines, function)
+
+
+def test_tests_that_import_the_model_are_found_and_what_they_depend_on() -> None:
+    found = {path.name: path for path in PROJECT.test_files()}
+    assert {"test_model_golden.py", "test_allocator_zone.py", "test_curves_frames.py", "test_judge.py"} <= {*found}
+    assert "test_host_ports.py" not in found
+    closure = {str(path.relative_to(PROJECT.root)) for path in PROJECT.closure(found["test_model_golden.py"])}
+    assert {"tests/unit/test_model_contents.py", "harness/model/events.py", "harness/scenario/steps.py"} <= closure
+
+
+RULES = """
+from functools import cache
+
+LIMIT = 7
+
+@cache
+def known(a):
+    return a + a
+
+def unknown(a):
+    return a * 5
+
+def never(a):
+    return a + 8
+
+def loops(a):
+    while a > 0:
+        a = a - 1
+    return a
+"""
+TESTS = """
+import pytest
+from rules.one import LIMIT, known, loops, unknown
+
+EARLY = known(4)
+
+@pytest.fixture(scope="module")
+def wide():
+    return known(3)
+
+def test_first(wide):
+    assert wide
+
+def test_known(wide):
+    assert wide == 6 and LIMIT == 7
+
+def test_unknown():
+    assert unknown(0) == 0
+
+def test_early():
+    assert known(5) == 10
+
+def test_loops():
+    assert loops(3) == 0
+"""
+DRIVE = """
+import sys
+from pathlib import Path
+from tests.mutation.campaign import campaign, check_unchanged
+from tests.mutation.child import preload
+from tests.mutation.mutants import mutants_of
+from tests.mutation.places import Places
+from tests.mutation.reach import measured
+root = Path(sys.argv[1])
+places = Places(root, root / "rules", root)
+records = root.with_name(root.name + "-records")
+preload(5)
+reach = measured(places, records)
+assert reach.tests and measured(places, records).tests == reach.tests
+check_unchanged(places, reach)
+found = campaign(places, reach, mutants_of(root / "rules" / "one.py"), jobs=2)
+print(sorted((r.mutant.was, r.how, r.tests) for r in found))
+"""
 
 
 def test_a_campaign_kills_and_lets_survive(tmp_path: Path) -> None:
-    """Two rules, of which the test knows one."""
-    script = tmp_path / "drive.py"
-    script.write_text(
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from tests.mutation import campaign\n"
-        "root = Path(sys.argv[1])\n"
-        "campaign.ROOT, campaign.MODEL, campaign.TESTS = root, root / 'rules', root\n"
-        "from tests.mutation.mutants import mutants_of\n"
-        "campaign.preload()\n"
-        "found = campaign.campaign(mutants_of(root / 'rules' / 'one.py'), jobs=2, deadline=60)\n"
-        "print(sorted((r.mutant.was, r.how) for r in found))\n"
-    )
-    rules = tmp_path / "rules"
-    rules.mkdir()
-    (rules / "__init__.py").write_text("")
-    (rules / "one.py").write_text("def known(a):\n    return a + a\n\ndef unknown(a):\n    return a * 5\n")
-    (tmp_path / "test_model_one.py").write_text(
-        "from rules.one import known, unknown\n\n"
-        "def test_known():\n    assert known(3) == 6\n    assert unknown(0) == 0\n"
-    )
+    """Rules of which the tests know some: one is executed when the tests are imported, one by a fixture of a module."""
+    (tmp_path / "drive.py").write_text(DRIVE)
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "__init__.py").write_text("")
+    (tmp_path / "rules" / "one.py").write_text(RULES)
+    (tmp_path / "test_rules.py").write_text(TESTS)
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=120, check=False,
-        env={**os.environ, "PYTHONPATH": f"{campaign.ROOT}:{tmp_path}"},
+        [sys.executable, str(tmp_path / "drive.py"), str(tmp_path)],
+        capture_output=True, text=True, timeout=240, check=False,
+        env={**os.environ, "PYTHONPATH": f"{PROJECT.root}:{tmp_path}"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "[('5', 'survived'), ('a * 5', 'killed'), ('a + a', 'killed')]" in done.stdout
+    assert done.stdout.splitlines()[-1] == str(
+        [
+            ("0", "killed", 1),
+            ("1", "killed", 1),
+            ("5", "survived", 1),
+            ("7", "killed", 5),
+            ("8", "unseen", 0),
+            ("a * 5", "killed", 1),
+            ("a + 8", "unseen", 0),
+            ("a + a", "killed", 5),
+            ("a - 1", "timeout", 1),
+            ("a > 0", "killed", 1),
+        ]
+    )

@@ -31,13 +31,5 @@ class Interval:
     def exact(self) -> bool:
         return self.low == self.high
 
-    @property
-    def width(self) -> int:
-        return self.high - self.low
-
     def __contains__(self, value: int) -> bool:
         return self.low <= value <= self.high
-
-    def plus(self, other: Interval, rule: str) -> Interval:
-        """The sum, with a sentence of its own."""
-        return Interval(self.low + other.low, self.high + other.high, rule)

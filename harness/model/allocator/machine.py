@@ -116,11 +116,6 @@ class Machine:
         """Fallbacks of all zones."""
         return [event for zone in self.zones for event in zone.events]
 
-    @property
-    def pages(self) -> int:
-        """F: free pages and those on per-CPU lists."""
-        return sum(zone.nr_free + zone.pcp_pages for zone in self.zones)
-
     def block_counts(self) -> list[int]:
         """Pageblocks by migratetype over all zones."""
         return [sum(column) for column in zip(*(zone.block_counts() for zone in self.zones), strict=True)]
