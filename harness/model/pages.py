@@ -46,7 +46,7 @@ def _few_runs(pages: int) -> list[tuple[int, int]]:
         gap = (pages & -pages).bit_length() - 1
         pages >>= gap
         start += gap
-        length = (~pages & (pages + 1)).bit_length() - 1
+        length = (~pages & -~pages).bit_length() - 1
         found.append((start, length))
         pages >>= length
         start += length

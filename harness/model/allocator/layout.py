@@ -46,7 +46,7 @@ def from_frames(
             f" {', '.join(str(length) for length in sorted(lengths))} flags and {len(types)} types"
         )
     zone.types[first : last + 1] = bytes(types)
-    codes = np.array([held(kind if kind < PCPTYPES else Migratetype.MOVABLE, False) for kind in range(6)], np.uint8)
+    codes = np.array([held(kind if kind < PCPTYPES else Migratetype.MOVABLE, False) for kind in Migratetype], np.uint8)
     blocks = ((np.arange(frames) + (zone.start - zone.base)) >> PAGEBLOCK_ORDER) - first
     use = codes[np.asarray(types, np.intp)[blocks]] | lru.astype(np.uint8)
     if hole is not None:

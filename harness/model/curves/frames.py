@@ -68,7 +68,7 @@ class Frames:
     def give(self, cell: int) -> None:
         """The frame of a cell is freed."""
         block = self._block_of[cell]
-        if block < 0 or self._lag:
+        if block == _SCATTERED or self._lag:
             self.give_raw(block, self._cell_pages)
             return
         # give_raw and _add, written out: half a million calls of each would double the time of a large guest

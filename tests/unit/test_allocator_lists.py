@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The edges of per-CPU lists, watermarks and free lists: the numbers at which the kernel's comparisons change sides.
+
+Worked out by hand from mm/page_alloc.c of 7.3; the function is named at each table.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.model.allocator.framezone import FrameZone
+from harness.model.allocator.machine import Machine
+from harness.model.allocator.migratetype import Migratetype, pcp_index
+from harness.model.allocator.pcp import PcpLimits, PerCpuPages, batch_of, capped_limits
+from harness.model.allocator.watermarks import Marks, boosted, usable_free
+
+U, M, R = Migratetype.UNMOVABLE, Migratetype.MOVABLE, Migratetype.RECLAIMABLE
+CAP = PcpLimits(63, 252, 252)
+START = 1 << 20
+
+
+def zone(pages: int = 4096, **more: object) -> FrameZone:
+    made = FrameZone("Normal", START, pages, **more)  # type: ignore[arg-type]
+    made.populate(START, pages)
+    return made
+
+
+class TestHolds:
+    def test_frames_beyond_the_zone_are_nobodys(self) -> None:
+        made = zone(512)
+        for _ in range(512):
+            assert made.rmqueue(0, M, 0, nofragment=False, lru=True) is not None
+        assert made.holds(START)
+        assert made.holds(START + 511)
+        assert made.holds(START, 9)
+        assert not made.holds(START - 1)
+        assert not made.holds(START + 512)
+        assert not made.holds(START + 511, 1)
+        made.free(START + 3, 0, 0)
+        assert not made.holds(START, 2)
+        assert made.holds(START, 1)
+
+
+class TestFreeLists:
+    def test_a_free_buddy_above_matters_up_to_order_eight_only(self) -> None:
+        """buddy_merge_likely: "order >= MAX_PAGE_ORDER - 1" answers no without a look."""
+        made = zone(4096)
+        for order, start in ((9, START), (9, START + 512), (9, START + 1024)):
+            made.take(start, order, 10, M) if not start % 1024 else made.take(start, order, 9, M)
+        made.free_one(START + 1024, 9, M)  # its buddy is free: order 10
+        assert made.order_of[START + 1024] == 10
+        made.take(START + 2048, 9, 10, M)
+        made.remove(START + 2560, 9, M)
+        made.free_one(START, 9, M)  # 512 is held; 1024..2047 is free, as order 10, and does not count
+        assert list(made.in_order(9, M)) == [START]
+        made.add(START + 2560, 9, M)
+        assert list(made.in_order(9, M)) == [START + 2560, START]
+        made.take(START, 9, 9, M)
+        made.free_one(START, 9, M)
+        assert list(made.in_order(9, M)) == [START, START + 2560]
+
+    def test_order_eight_waits_for_a_free_block_of_order_nine(self) -> None:
+        made = zone(1024)
+        for _ in range(3):
+            made.take_smallest(8, M)  # 0, 256, 512; 768 stays free
+        made.free_one(START + 512, 8, M)
+        assert made.order_of == {START + 512: 9}
+        made.add(START + 4096, 8, M)
+        made.free_one(START, 8, M)
+        assert list(made.in_order(8, M)) == [START + 4096, START]
+
+
+class TestRefill:
+    """nr_pcp_alloc."""
+
+    @pytest.mark.parametrize(
+        ("limits", "largest"),
+        [
+            (PcpLimits(63, 0, 0), 1),
+            (PcpLimits(63, 62, 62), 1),
+            (PcpLimits(63, 63, 63), 63),
+            (PcpLimits(63, 126, 126), 63),
+            (PcpLimits(63, 127, 127), 64),
+            (PcpLimits(63, 252, 252), 189),
+            (PcpLimits(63, 2078, 2078), 2015),
+            (PcpLimits(63, 9999, 9999), 2016),
+        ],
+    )
+    def test_the_most_that_one_takes(self, limits: PcpLimits, largest: int) -> None:
+        assert limits.largest_refill == largest
+        pcp = PerCpuPages(limits)
+        assert max(pcp.refill(0, False) for _ in range(8)) == max(largest, 2 if largest > 1 else 1)
+
+    @pytest.mark.parametrize(("order", "blocks"), [(1, 31), (2, 15), (3, 7), (9, 2)])
+    def test_larger_pages_come_by_the_batch_and_at_least_two(self, order: int, blocks: int) -> None:
+        pcp = PerCpuPages(CAP)
+        assert [pcp.refill(order, False) for _ in range(3)] == [blocks] * 3
+        assert pcp.alloc_factor == 0, "only single pages double"
+
+    def test_a_batch_of_one_page_is_one_page(self) -> None:
+        assert PerCpuPages(PcpLimits(1, 0, 0)).refill(0, False) == 1
+
+    def test_a_list_that_is_full_takes_a_batch(self) -> None:
+        """max(high - count - batch, batch)."""
+        assert PerCpuPages(CAP, count=126, alloc_factor=3).refill(0, False) == 63
+        assert PerCpuPages(CAP, count=125, alloc_factor=3).refill(0, False) == 64
+
+    def test_what_would_pass_the_room_does_not_double_the_next(self) -> None:
+        pcp = PerCpuPages(CAP, alloc_factor=2)
+        assert (pcp.refill(0, False), pcp.alloc_factor) == (189, 2)
+        pcp = PerCpuPages(PcpLimits(63, 252 + 63, 252 + 63), alloc_factor=2)
+        assert (pcp.refill(0, False), pcp.alloc_factor) == (252, 3)
+
+    def test_a_tuned_limit_grows_by_what_is_asked_for_up_to_its_most(self) -> None:
+        pcp = PerCpuPages(PcpLimits(15, 60, 200), alloc_factor=2)
+        pcp.refill(0, False)
+        assert pcp.high == 120
+        pcp.refill(0, False)
+        assert pcp.high == 200
+        pcp = PerCpuPages(PcpLimits(15, 60, 200), alloc_factor=2)
+        pcp.refill(1, False)
+        assert pcp.high == 75
+
+    def test_a_batch_is_cut_to_a_power_of_two_less_one(self) -> None:
+        """zone_batchsize: min(managed / 4096, 63), then rounddown_pow_of_two(batch * 1.5) - 1."""
+        expected = {8191: 1, 8192: 1, 3 * 4096: 3, 5 * 4096: 3, 6 * 4096: 7, 10 * 4096: 7, 11 * 4096: 15, 1 << 24: 63}
+        assert {managed: batch_of(managed) for managed in expected} == expected
+
+    def test_the_fraction_divides_the_zone_among_the_cpus(self) -> None:
+        """zone_highsize."""
+        assert capped_limits(1 << 20, 2, 8) == PcpLimits(63, 1 << 16, 1 << 16)
+        assert capped_limits(1 << 20, 2, 2080) == PcpLimits(63, 252, 252)
+        assert capped_limits(1 << 20, 2, 2070) == PcpLimits(63, 253, 253)
+
+    @pytest.mark.parametrize("limits", [(0, 0, 0), (1, -1, 0), (1, 2, 1)])
+    def test_impossible_limits(self, limits: tuple[int, int, int]) -> None:
+        with pytest.raises(ValueError, match="per-CPU lists with batch"):
+            PcpLimits(*limits)
+
+
+class TestPut:
+    """free_frozen_page_commit, nr_pcp_free, nr_pcp_high."""
+
+    @staticmethod
+    def put(pcp: PerCpuPages, order: int = 0, *, below_high: bool = False, reclaim: bool = False) -> int:
+        return pcp.put(pcp_index(M, order), START, order, below_high=below_high, reclaim=reclaim)
+
+    def test_lists_that_keep_nothing_give_everything_back(self) -> None:
+        assert self.put(PerCpuPages(PcpLimits(63, 0, 0))) == 1
+
+    def test_a_limit_below_the_batch_gives_back_one(self) -> None:
+        pcp = PerCpuPages(PcpLimits(63, 62, 62), count=61)
+        assert self.put(pcp) == 1
+
+    @pytest.mark.parametrize(("free_count", "given"), [(0, 15), (14, 15), (15, 16), (43, 44), (44, 45), (200, 45)])
+    def test_as_much_as_was_freed_since_the_last_allocation(self, free_count: int, given: int) -> None:
+        """clamp(free_count, batch, high - batch), the page just freed included."""
+        assert self.put(PerCpuPages(PcpLimits(15, 60, 60), count=59, free_count=free_count)) == given
+
+    def test_the_count_of_frees_ends_at_32_batches(self) -> None:
+        pcp = PerCpuPages(PcpLimits(15, 9000, 9000), free_count=479)
+        self.put(pcp)
+        assert pcp.free_count == 480
+        self.put(pcp)
+        assert pcp.free_count == 480
+
+    def test_a_large_page_counts_by_its_pages(self) -> None:
+        pcp = PerCpuPages(PcpLimits(15, 9000, 9000))
+        self.put(pcp, 9)
+        assert (pcp.count, pcp.free_count, pcp.freed_high_order) == (512, 512, False)
+        self.put(pcp, 3)
+        assert (pcp.count, pcp.free_count, pcp.freed_high_order) == (520, 512, True)
+        self.put(pcp)
+        assert not pcp.freed_high_order
+
+    @pytest.mark.parametrize(
+        ("free_count", "before", "keep", "count", "given"),
+        [
+            (45, True, False, 100, 102),
+            (44, True, False, 100, 0),
+            (45, False, False, 100, 0),
+            (45, True, True, 12, 0),
+            (45, True, True, 13, 15),
+            (45, True, False, 600, 480),
+        ],
+    )
+    def test_large_pages_one_after_the_other_go_back_at_once(
+        self, free_count: int, before: bool, keep: bool, count: int, given: int
+    ) -> None:
+        """pcp->free_count >= batch + high_min / 2 (15 + 30), PCPF_PREV_FREE_HIGH_ORDER, and a batch with
+        PCPF_FREE_HIGH_BATCH; at most 32 batches."""
+        pcp = PerCpuPages(
+            PcpLimits(15, 60, 4000), high=4000, count=count, free_count=free_count, freed_high_order=before,
+            keep_batch=keep,
+        )  # fmt: skip
+        assert self.put(pcp, 1) == given
+
+    def test_their_limit_falls_by_32_batches(self) -> None:
+        pcp = PerCpuPages(PcpLimits(15, 60, 4000), high=4000, free_count=45, freed_high_order=True)
+        self.put(pcp, 1)
+        assert pcp.high == 4000 - 480
+        pcp = PerCpuPages(PcpLimits(15, 60, 4000), high=500, free_count=45, freed_high_order=True)
+        self.put(pcp, 1)
+        assert pcp.high == 60
+
+    @pytest.mark.parametrize(("free_count", "high", "left"), [(0, 400, 385), (99, 400, 300), (99, 100, 60)])
+    def test_reclaim_and_a_low_zone_cut_the_limit_by_what_was_freed(
+        self, free_count: int, high: int, left: int
+    ) -> None:
+        for cause in ("reclaim", "below_high"):
+            pcp = PerCpuPages(PcpLimits(15, 60, 4000), high=high, free_count=free_count)
+            self.put(pcp, **{cause: True})
+            assert pcp.high == left
+
+    def test_under_reclaim_four_batches_or_the_limit(self) -> None:
+        assert self.put(PerCpuPages(PcpLimits(15, 30, 4000), high=31, count=29), reclaim=True) == 15
+        assert self.put(PerCpuPages(PcpLimits(15, 30, 4000), high=31, count=28), reclaim=True) == 0
+
+    def test_a_low_zone_gives_back_from_the_least_limit_on(self) -> None:
+        assert self.put(PerCpuPages(PcpLimits(15, 60, 4000), high=400, count=58), below_high=True) == 0
+        assert self.put(PerCpuPages(PcpLimits(15, 60, 4000), high=400, count=59), below_high=True) == 15
+        # nr_pcp_high answers max(count, high_min), so that what goes is bounded by the count, not by the least limit
+        pcp = PerCpuPages(PcpLimits(15, 60, 4000), high=400, count=199, free_count=300)
+        assert self.put(pcp, below_high=True) == 185
+
+    def test_a_tuned_limit_that_is_reached_grows_to_the_frees_and_a_batch(self) -> None:
+        pcp = PerCpuPages(PcpLimits(15, 60, 200), high=60, count=59, free_count=69)
+        self.put(pcp)
+        assert pcp.high == 85
+        pcp = PerCpuPages(PcpLimits(15, 60, 200), high=60, count=59, free_count=300)
+        self.put(pcp)
+        assert pcp.high == 200
+        pcp = PerCpuPages(PcpLimits(15, 60, 200), high=60, count=58, free_count=69)
+        self.put(pcp)
+        assert pcp.high == 60
+        pcp = PerCpuPages(PcpLimits(15, 60, 200), high=90, count=89, free_count=70)
+        self.put(pcp)
+        assert pcp.high == 90
+
+    def test_an_allocation_from_the_list_halves_the_count_of_frees(self) -> None:
+        """rmqueue_pcplist: pcp->free_count >>= 1, also where the list has to be filled first."""
+        made = zone(limits=CAP)
+        made.pcps[0].free_count = 40
+        made.rmqueue(0, M, 0, nofragment=False, lru=True)
+        assert made.pcps[0].free_count == 20
+        made.rmqueue(0, M, 0, nofragment=False, lru=True)
+        assert made.pcps[0].free_count == 10
+
+
+class TestDecay:
+    """decay_pcp_high."""
+
+    @pytest.mark.parametrize(
+        ("high", "count", "left", "given"),
+        [(60, 90, 60, 30), (61, 0, 60, 0), (80, 0, 70, 0), (800, 1300, 820, 480), (800, 1180, 700, 480)],
+    )
+    def test_an_eighth_or_what_32_batches_leave(self, high: int, count: int, left: int, given: int) -> None:
+        pcp = PerCpuPages(PcpLimits(15, 60, 4000), high=high, count=count)
+        assert (pcp.decay(), pcp.high) == (given, left)
+
+    def test_a_refresh_gives_back_exactly_the_excess(self) -> None:
+        made = zone(limits=PcpLimits(15, 60, 60), cpus=1)
+        pcp = made.pcps[0]
+        for _ in range(100):
+            pfn = made.take_smallest(0, M)
+            assert pfn is not None
+            pcp.lists[pcp_index(M, 0)].appendleft(pfn)
+            pcp.count += 1
+        pcp.high = 60
+        made.refresh(0)
+        assert (pcp.count, len(pcp.lists[pcp_index(M, 0)])) == (60, 60)
+
+
+class TestMarks:
+    """zone_watermark_ok: free - (1 << order) + 1 <= mark + reserve is too little."""
+
+    def test_the_high_mark_is_forgotten_by_the_first_page_above_it(self) -> None:
+        made = zone(1024, marks=Marks(10, 20, 600))
+        machine = Machine([made])
+        pages = [machine.alloc(0, M, 0) for _ in range(425)]
+        assert made.below_high
+        assert made.nr_free == 599
+        for pfn, below in ((pages[0], True), (pages[2], False)):
+            assert pfn is not None
+            machine.free(pfn, 0, 0)
+            assert made.below_high is below
+
+    @pytest.mark.parametrize(
+        ("order", "mark", "reserve", "boost", "enough"),
+        [
+            (0, 511, 0, 0, True), (0, 512, 0, 0, False), (0, 411, 100, 0, True), (0, 412, 100, 0, False),
+            (0, 401, 100, 10, True), (0, 402, 100, 10, False), (3, 504, 0, 0, True), (3, 505, 0, 0, False),
+            (9, 0, 0, 0, True), (9, 1, 0, 0, False), (10, 0, 0, 0, False),
+        ],
+    )  # fmt: skip
+    def test_a_block_leaves_more_than_the_mark(
+        self, order: int, mark: int, reserve: int, boost: int, enough: bool
+    ) -> None:
+        made = zone(512, marks=Marks(protection=(0, 0, reserve)))
+        made.boost = boost
+        assert made.watermark_ok(order, mark, 2) is enough
+
+    def test_a_block_of_the_order_or_above_has_to_be_free(self) -> None:
+        made = zone(2048)
+        made.remove(START, 10, M)
+        made.remove(START + 1024, 10, M)
+        made.add(START, 8, M)
+        made.add(START + 512, 8, R)
+        assert [made.watermark_ok(order, 0, 2) for order in (7, 8, 9)] == [True, True, False]
+        made.remove(START, 8, M)
+        made.remove(START + 512, 8, R)
+        made.add(START, 9, Migratetype.CMA)
+        assert not made.watermark_ok(3, 0, 2)
+        assert made.watermark_ok(3, 0, 2, cma=True)
+
+    @pytest.mark.parametrize(
+        ("boost", "high", "managed", "factor", "after"),
+        [
+            (0, 1000, 2048, 15_000, 512), (0, 1000, 2047, 15_000, 0), (1000, 1000, 4096, 15_000, 1500),
+            (600, 10, 4096, 15_000, 512), (0, 0, 4096, 15_000, 0), (0, 1000, 4096, 0, 0), (7, 1000, 4096, 0, 7),
+            (0, 1, 4096, 10_000, 512),
+        ],
+    )  # fmt: skip
+    def test_boosts(self, boost: int, high: int, managed: int, factor: int, after: int) -> None:
+        """boost_watermark: by a pageblock, to 1.5 times the high mark or one pageblock; not below four pageblocks."""
+        assert boosted(boost, Marks(0, 0, high), managed, factor) == after
+
+    def test_boost_as_shipped(self) -> None:
+        assert boosted(1400, Marks(0, 0, 1000), 4096) == 1500
+
+    def test_reserved_pages_count_for_those_with_a_right_to_them(self) -> None:
+        free = (1, 20, 300, 4000, 50000, 600000)
+        assert usable_free(free, cma=False, highatomic=False) == 321
+        assert usable_free(free, cma=True, highatomic=False) == 50321
+        assert usable_free(free, cma=False, highatomic=True) == 4321
+
+    @pytest.mark.parametrize("marks", [(2, 1, 3), (1, 3, 2), (-1, 0, 0)])
+    def test_marks_rise(self, marks: tuple[int, int, int]) -> None:
+        with pytest.raises(ValueError, match="do not rise"):
+            Marks(*marks)
+        assert Marks(1, 1, 1).reserve(3) == 0
+        assert Marks(protection=(5, 6)).reserve(1) == 6
+        assert Marks(protection=(5, 6)).reserve(2) == 0
