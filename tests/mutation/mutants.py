@@ -142,9 +142,19 @@ def _seen(node: ast.AST) -> Iterator[ast.AST]:
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list", "type_params", "bases"):
             continue
+        if _is_name_only(node):
+            value = [child for child in value if not isinstance(child, ast.Assign)] if name == "body" else value
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST) and not isinstance(child, _UNSEEN) and not _is_text(child):
                 yield from _seen(child)
+
+
+def _is_name_only(node: ast.AST) -> bool:
+    """Values of an Enum's members: no rule computes with them (one of an IntEnum is a number like others), so that
+    another value that no other member has can change nothing."""
+    return isinstance(node, ast.ClassDef) and any(
+        isinstance(base, ast.Name) and base.id == "Enum" for base in node.bases
+    )
 
 
 def _is_text(node: ast.AST) -> bool:

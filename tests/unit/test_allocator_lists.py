@@ -8,9 +8,25 @@ from __future__ import annotations
 
 import pytest
 
+from harness.model.allocator.buddy import FREE, held
+from harness.model.allocator.extfrag import ExtFrag
+from harness.model.allocator.fallback import claim, claimable, steal
 from harness.model.allocator.framezone import FrameZone
-from harness.model.allocator.machine import Machine
-from harness.model.allocator.migratetype import Migratetype, pcp_index
+from harness.model.allocator.machine import KERNEL, Gfp, Machine
+from harness.model.allocator.migratetype import (
+    BLOCK_PAGES,
+    COSTLY_ORDER,
+    FALLBACKS,
+    MAX_ORDER,
+    ORDERS,
+    PAGEBLOCK_ORDER,
+    PCP_LISTS,
+    PCP_ORDER,
+    TYPES,
+    Migratetype,
+    pcp_allowed,
+    pcp_index,
+)
 from harness.model.allocator.pcp import PcpLimits, PerCpuPages, batch_of, capped_limits
 from harness.model.allocator.watermarks import Marks, boosted, usable_free
 
@@ -68,6 +84,152 @@ class TestFreeLists:
         made.add(START + 4096, 8, M)
         made.free_one(START, 8, M)
         assert list(made.in_order(8, M)) == [START + 4096, START]
+
+
+class TestNumbers:
+    def test_the_kernels_numbers(self) -> None:
+        """enum migratetype and fallbacks of mm/page_alloc.c; MIGRATE_PCPTYPES, MAX_PAGE_ORDER, pageblock_order."""
+        assert [(kind.name, int(kind), kind.printed) for kind in Migratetype] == [
+            ("UNMOVABLE", 0, "Unmovable"), ("MOVABLE", 1, "Movable"), ("RECLAIMABLE", 2, "Reclaimable"),
+            ("HIGHATOMIC", 3, "HighAtomic"), ("CMA", 4, "CMA"), ("ISOLATE", 5, "Isolate"),
+        ]  # fmt: skip
+        assert FALLBACKS == ((R, M), (R, U), (U, M))
+        assert (MAX_ORDER, ORDERS, PAGEBLOCK_ORDER, BLOCK_PAGES, COSTLY_ORDER, TYPES) == (10, 11, 9, 512, 3, 6)
+
+    def test_lists_of_a_cpu(self) -> None:
+        """order_to_pindex, pindex_to_order: three types of each order from 0 to 3, then order 9, not Movable first."""
+        assert [pcp_index(kind, order) for order in range(4) for kind in (U, M, R)] == list(range(12))
+        assert [pcp_index(kind, 9) for kind in (U, M, R)] == [12, 13, 12]
+        assert PCP_ORDER == (0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 9, 9)
+        assert PCP_LISTS == 14
+        assert [order for order in range(11) if pcp_allowed(order)] == [0, 1, 2, 3, 9]
+
+
+class TestClaims:
+    """try_to_claim_block, __rmqueue_claim, __rmqueue_steal."""
+
+    @staticmethod
+    def dma(pages: int = 512, high: int = 100) -> FrameZone:
+        made = FrameZone("DMA32", 0, pages, marks=Marks(1, 2, high))
+        made.populate(0, pages)
+        return made
+
+    def test_whole_pageblocks_change_hands_without_a_boost(self) -> None:
+        for pages in (512, 1024):
+            made = self.dma(pages)
+            assert claim(made, 0, U, nofragment=False, boost=made._raise_watermarks) == 0
+            assert (made.boost, made.boosts, made.kswapd_due) == (0, 0, False)
+            assert made.block_counts()[:2] == [pages // 512, 0]
+
+    def test_a_part_of_a_pageblock_raises_the_watermarks_once(self) -> None:
+        made = self.dma(2048)
+        for order, start in ((10, 0), (10, 1024)):
+            made.remove(start, order, M)
+        made.add(0, 8, M)
+        made.use[0:256] = bytes((FREE,)) * 256
+        assert claim(made, 0, U, nofragment=True, boost=made._raise_watermarks) is None
+        assert made.boosts == 0
+        assert claim(made, 0, U, nofragment=False, boost=made._raise_watermarks) == 0
+        assert (made.boost, made.boosts, made.kswapd_due) == (512, 1, True)
+        assert made.block_counts()[:2] == [1, 3]
+
+    @pytest.mark.parametrize(
+        ("wanted", "other", "free", "movable", "claimed"),
+        [
+            (U, M, 128, 256, True), (U, M, 128, 257, False), (U, M, 256, 256, True), (U, M, 128, 0, True),
+            (M, U, 128, 128, True), (M, U, 128, 127, False), (R, U, 256, 0, True), (R, U, 128, 0, False),
+            (U, R, 128, 128, False), (U, M, 32, 256, True), (U, M, 32, 257, False),
+        ],
+    )  # fmt: skip
+    def test_half_has_to_be_free_or_alike(
+        self, wanted: int, other: int, free: int, movable: int, claimed: bool
+    ) -> None:
+        """Alike: for Movable what is on an LRU, from Movable what is on none, between the other two nothing."""
+        made = self.dma()
+        made.remove(0, 9, M)
+        made.set_types(0, 1, other)
+        made.adopt(range(512), held(U, False))
+        made.adopt(range(512 - movable, 512), held(M, True))
+        order = free.bit_length() - 1
+        made.adopt(range(free), FREE)
+        made.add(0, order, other)
+        found = claim(made, 0, wanted, nofragment=False, boost=made._raise_watermarks)
+        assert found == (0 if claimed else None)
+        assert made.type_of(0) == (wanted if claimed else other)
+
+    @pytest.mark.parametrize(
+        ("order", "kind", "allowed"), [(3, M, False), (4, M, True), (0, M, False), (0, U, True), (0, R, True)]
+    )
+    def test_small_movable_demand_claims_nothing(self, order: int, kind: int, allowed: bool) -> None:
+        """should_try_claim_block: pageblock_order / 2 and above, or Unmovable and Reclaimable demand."""
+        assert claimable(order, kind) is allowed
+
+    def test_the_largest_is_claimed_and_the_smallest_stolen(self) -> None:
+        made = self.dma(1024)
+        made.remove(0, 10, M)
+        made.add(0, 9, M)
+        made.add(512, 5, M)
+        made.add(544, 2, M)
+        assert steal(made, 1, U) == 544
+        assert made.events == [ExtFrag(544, 1, 2, U, M, False)]
+        assert claim(made, 1, U, nofragment=True, boost=made._raise_watermarks) == 0
+        assert made.events[1] == ExtFrag(0, 1, 9, U, M, True)
+        assert [event.blocks for event in made.events] == [0, 1]
+        assert [event.fragmenting for event in made.events] == [True, False]
+        assert ExtFrag(0, 0, 10, U, M, True).blocks == 2
+        assert ExtFrag(0, 0, 4, U, M, True).blocks == 1
+
+
+class TestMachine:
+    def test_kswapd_is_woken_once_for_each_boost_and_each_dip(self) -> None:
+        made = FrameZone("DMA32", 0, 4096, marks=Marks(1, 2, 1000))
+        made.populate(0, 4096)
+        machine = Machine([made])
+        halves = [machine.alloc(8, M, 0, KERNEL) for _ in range(15)]
+        for half in halves[1::2]:  # 2048 pages are free, in halves of pageblocks, the last never taken
+            assert half is not None
+            machine.free(half, 8, 0)
+        assert machine.kswapd_wakes == 0
+        assert machine.alloc(0, U, 0, Gfp(wakes_kswapd=False)) == halves[13]
+        assert (machine.kswapd_wakes, made.kswapd_due) == (0, True)
+        machine.alloc(0, U, 0)
+        assert (machine.kswapd_wakes, made.kswapd_due) == (1, False)
+        dry = FrameZone("DMA32", 0, 512, marks=Marks(100, 200, 300))
+        dry.populate(0, 512)
+        machine = Machine([dry])
+        pages = [machine.alloc(0, M, 0, Gfp(may_dip=False)) for _ in range(313)]
+        assert pages.count(None) == 1
+        assert machine.kswapd_wakes == 0
+        assert machine.alloc(0, M, 0) is not None
+        assert machine.kswapd_wakes == 1
+        assert machine.alloc(0, M, 0, Gfp(wakes_kswapd=False)) is not None
+        assert machine.kswapd_wakes == 1
+
+    def test_zones_are_asked_from_the_highest_allowed_down(self) -> None:
+        zones = [FrameZone(name, start, 512) for name, start in (("DMA", 0), ("DMA32", 4096), ("Normal", 8192))]
+        for made in zones:
+            made.populate(made.start, 512)
+        machine = Machine(zones)
+        assert [machine.alloc(9, M, 0, Gfp(highest_zone=1)), machine.alloc(9, M, 0, Gfp(highest_zone=1))] == [4096, 0]
+        assert machine.alloc(9, M, 0, Gfp(highest_zone=1)) is None
+        assert machine.alloc(9, M, 0) == 8192
+        assert [machine.zone_of(pfn).name for pfn in (0, 511, 4096, 8703)] == ["DMA", "DMA", "DMA32", "Normal"]
+        for pfn in (512, 4095, 8704):
+            with pytest.raises(ValueError, match="in no zone"):
+                machine.zone_of(pfn)
+        with pytest.raises(ValueError, match="without zones"):
+            Machine([])
+        assert Gfp() == Gfp(highest_zone=2, lru=True, wakes_kswapd=True, may_dip=True)
+        assert Gfp(lru=False) == KERNEL
+
+    def test_settling_is_24_turns(self) -> None:
+        made = zone(2048, limits=PcpLimits(15, 60, 100_000))
+        made.pcps[0].high = 100_000
+        Machine([made]).settle()
+        high = 100_000
+        for _ in range(24):
+            high -= high >> 3
+        assert made.pcps[0].high == high
 
 
 class TestRefill:

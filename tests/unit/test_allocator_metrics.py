@@ -42,6 +42,7 @@ def test_unusable_free_index(free: list[int], order: int, index: int) -> None:
         ([1024, *EMPTY[1:]], 998),
         ([0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0], 0),
         ([0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0], 250),
+        ([0, 0, 0, 0, 0, 0, 0, 0, 11, 0, 0], 410),  # 1000 - (1000 + 5500) // 11, rounded down
     ],
 )
 def test_fragmentation_index(free: list[int], index: int) -> None:

@@ -304,3 +304,33 @@ class TestSides:
         assert (side.folios, side.splits, side.overhead) == (6, 2, 6)
         side.take_back(0)
         assert (side.folios, side.merges, side.overhead) == (8, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("free", "guest", "tens", "blocks", "given"),
+    [
+        (2046, 1023, 9, 1, 1),  # 3 whole blocks fit into 2046 pages, one is the guest's, and 1023 pages are left
+        (2047, 1023, 9, 2, 1),
+        (1 << 20, 5 * 512, 1, 0, 2),
+        (1 << 20, 5 * 512, 3, 1, 5),
+        (512, 512, 1, 0, 1),
+    ],
+)
+def test_blocks_beside_the_guest(free: int, guest: int, tens: int, blocks: int, given: int) -> None:
+    """``tens``: free blocks of order 10, two of 2 MiB each."""
+    found = HostMemory.from_sample({"F": free, "free_order/10": tens, "free_order/8": 99}, "x", guest, pcp_pages=1)
+    assert (found.free, found.blocks, found.huge_for_guest) == (free - guest, blocks, given)
+
+
+def test_synthetic_hosts() -> None:
+    """An eighth of the guest, at least 1 GiB, beside it; a CPU per 4 GiB, at least two, which share an eighth of it."""
+    small, large = HostMemory.synthetic(512), HostMemory.synthetic(1 << 24)
+    assert (small.free, small.blocks, small.huge_for_guest) == (1 << 18, 512, 1)
+    assert small.pcp_pages == ((1 << 18) + 512) // 8 // 2
+    assert (large.free, large.blocks, large.huge_for_guest) == (1 << 21, 4096, 1 << 15)
+    assert large.pcp_pages == ((1 << 24) + (1 << 21)) // 8 // 18
+    assert HostMemory("x", 0, 0, 0).pcp_pages == (1 << 20) // 8
+    pieces = HostMemory.synthetic(1 << 24, fragmented=0.25)
+    assert (pieces.blocks, pieces.huge_for_guest) == (3072, 24576)
+    half = large.in_pieces(0.5)
+    assert (half.blocks, half.huge_for_guest, half.free, half.scattered) == (2048, 1 << 14, 1 << 21, 1 << 20)

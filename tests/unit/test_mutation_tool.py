@@ -54,6 +54,12 @@ def test_each_kind_of_spot_is_changed_once(file: Path) -> None:
     )
 
 
+def test_values_that_are_names_only_are_not_changed(tmp_path: Path) -> None:
+    path = tmp_path / "names.py"
+    path.write_text("class Names(Enum):\n    ONE = 1\n\nclass Numbers(IntEnum):\n    TWO = 2\n")
+    assert [mutant.was for mutant in mutants_of(path)] == ["2"]
+
+
 def test_a_mutant_changes_its_spot_and_nothing_else(file: Path) -> None:
     import ast
     import difflib
