@@ -201,6 +201,21 @@ READ: dict[str, tuple[str, list[Operation], Operation, dict[str, int]]] = {
         ("discard", 5, 2),
         {"F": 2, "pgfree": 2, "nr_anon_pages": -2},
     ),
+    "nor is the page that takes its place in a THP": (
+        "anon-thp",
+        [("write", 0, 512), ("pin", 3, 1), ("discard", 0, 4), ("write", 3, 1)],
+        ("discard", 3, 1),
+        {"F": 1, "pgfree": 1, "nr_anon_pages": -1},
+    ),
+    "and the THP goes with its last page once the pin is gone": (
+        "anon-thp",
+        [("write", 0, 512), ("pin", 3, 1), ("discard", 0, 4), ("write", 3, 1), ("unpin", 3, 1), ("discard", 4, 507)],
+        ("discard", 511, 1),
+        {
+            "F": 512, "pgfree": 512, "nr_anon_pages": -1, "unaccounted": -511,
+            f"{THP}/nr_anon": -1, f"{THP}/nr_anon_partially_mapped": -1,
+        },
+    ),
     "one page pinned twice is kept twice": (
         "anon-4k",
         [("write", 5, 1), ("pin", 5, 1), ("discard", 5, 1), ("write", 5, 1), ("pin", 5, 1), ("discard", 5, 1)],
