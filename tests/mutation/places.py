@@ -22,7 +22,7 @@ class Places:
     root: Path
     model: Path
     tests: Path
-    _found: dict[Path, frozenset[Path]] = field(default_factory=dict, repr=False, compare=False)
+    _found: dict[Path, list[Path]] = field(default_factory=dict, repr=False, compare=False)
 
     def module(self, file: Path) -> str:
         """The dotted name by which a file of the model is imported."""
@@ -35,16 +35,16 @@ class Places:
 
     def closure(self, file: Path) -> frozenset[Path]:
         """The file and every file of the project that importing it reads."""
-        if file not in self._found:
-            seen: set[Path] = set()
-            waiting = [file]
-            while waiting:
-                path = waiting.pop()
-                if path not in seen:
-                    seen.add(path)
-                    waiting += self._imported_by(path)
-            self._found[file] = frozenset(seen)
-        return self._found[file]
+        seen: set[Path] = set()
+        waiting = [file]
+        while waiting:
+            path = waiting.pop()
+            if path not in seen:
+                seen.add(path)
+                if path not in self._found:
+                    self._found[path] = self._imported_by(path)
+                waiting += self._found[path]
+        return frozenset(seen)
 
     def key(self, file: Path) -> str:
         """A digest of all that a test file does: its closure, and the data files beside the tests."""
