@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 # They run copies of the model or other programs, or need the plugin of the suites: not the model that they import.
 NOT_OF_THE_MODEL = ("test_model_mutants.py", "test_mutation_tool.py", "test_claim_suites.py", "test_docs.py")
 
+EXAMPLES = "GMEM_MUTATION"
+"""The environment variable that bounds searches; tests/conftest.py reads it."""
 RECORD = 1
 """Of the form and meaning of the records of what tests execute; a change of either needs another number."""
 
@@ -47,9 +50,9 @@ class Places:
         return frozenset(seen)
 
     def key(self, file: Path) -> str:
-        """A digest of all that a test file does: its closure, and the data files beside the tests."""
+        """A digest of all that a test file does: its closure, the data files beside the tests, how far it searches."""
         data = [path for path in self.tests.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
-        digest = hashlib.sha256(f"{RECORD} {file.relative_to(self.root)}".encode())
+        digest = hashlib.sha256(f"{RECORD} {os.environ.get(EXAMPLES)} {file.relative_to(self.root)}".encode())
         for path in sorted({*self.closure(file), *data}):
             digest.update(f"{path.name}:{path.stat().st_size}:".encode() + path.read_bytes())
         return digest.hexdigest()[:32]
