@@ -64,7 +64,9 @@ def run(
 ) -> tuple[CaseResult, Told]:
     step, told = PunchHole(PageRange("g0.r0", 0, 1)), Told()
 
-    def predict(scenario: object, design: object, start: Mapping[str, int], facts: HostFacts) -> list[StepPrediction]:
+    def predict(
+        scenario: object, design: object, start: Mapping[str, int], facts: HostFacts, **more: object
+    ) -> list[StepPrediction]:
         told.start, told.facts = start, facts
         return [StepPrediction(0, step, {name: Prediction(n, n, WHY) for name, n in bounds.items()})]
 

@@ -55,8 +55,8 @@ class TestbedSpec:
 
     @property
     def backing(self) -> BackingRecord:
-        """What the shared side of its guests is made of."""
-        return self.guests[0].backing
+        """What the shared side of its guests is made of; the usual one for a host without guests."""
+        return self.guests[0].backing if self.guests else ANON_4K
 
     def text(self) -> str:
         """Everything of the shape, for keys."""
