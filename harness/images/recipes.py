@@ -124,6 +124,7 @@ def host_image(cache: ContentCache, *, guest: Path, guest_kernel: Path) -> Path:
             files = {
                 "/init": GUEST_IMAGES / "host" / "init",
                 "/bin/gmem-probe": programs["probe"],
+                "/bin/gmem-pressure": programs["pressure"],
                 "/gmem/snp-standin.so": programs["snp-standin"],
                 "/gmem/swprot.so": programs["swprot"],
                 "/gmem/inplace.so": programs["inplace"],

@@ -45,6 +45,8 @@ PROGRAMS: Final[Mapping[str, NativeProgram]] = MappingProxyType(
         "probe": NativeProgram(folders=("probe", "frame"), file="gmem-probe"),
         # starts processes and moves files, in the emulated host and in the guest
         "control": NativeProgram(folders=("control", "frame"), file="gmem-control"),
+        # takes memory of the host and keeps it
+        "pressure": NativeProgram(folders=("pressure",), file="gmem-pressure"),
         # stands in for the SNP firmware under a stock QEMU
         "snp-standin": NativeProgram(folders=("interposer/snp",), file="snp-standin.so", link=_PRELOADED),
         # makes a software-protected VM of an ordinary one
