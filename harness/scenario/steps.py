@@ -24,6 +24,9 @@ from harness.errors import UsageError
 CHUNK_PAGES = 512
 """Guest pages in one chunk: an order-9 allocation of the guest, 2 MiB, aligned to 2 MiB."""
 
+PIECES = ("fragment", "pinned")
+"""Kinds of pressure that put free memory into pieces."""
+
 _REGION = re.compile(r"(g\d+)\.(r\d+)")
 _GUEST = re.compile(r"g\d+")
 _RANGE = re.compile(r"(g\d+\.r\d+)\[(\d+):(\d+)\]")
@@ -284,21 +287,45 @@ class DropCaches(BaseStep, frozen=True, tag="drop_caches"):
 
 
 class Pressure(BaseStep, frozen=True, tag="pressure"):
-    """A process of the host takes ``pages`` pages and keeps them; 0 gives them back.
+    """A process of the host takes memory and keeps it until a pressure of the same kind that names no amount.
 
     ``anon``: anonymous memory; ``cache``: page cache of a file; ``fragment``: every second page of anonymous memory
-    that it takes is given back, so that free memory is in pieces.
+    that it takes is given back, so that free memory is in pieces; ``pinned``: the same with pages that compaction
+    cannot move.  The amount is one of
+
+    * ``pages``: that many are taken;
+    * ``percent``: of ``anon`` and ``cache``, that share of what can be taken before the host reclaims; of ``fragment``
+      and ``pinned``, as many as put that share of the free memory into pieces of less than 2 MiB; what is free beyond
+      448 blocks of 2 MiB is taken whole first;
+    * ``leave``, of ``fragment`` and ``pinned``: free memory is in pieces but for that many whole blocks of 2 MiB.
     """
 
-    kind: Literal["anon", "cache", "fragment"]
-    pages: int
+    kind: Literal["anon", "cache", "fragment", "pinned"]
+    pages: int = 0
+    percent: int = 0
+    leave: int | None = None
 
     def __post_init__(self) -> None:
         if self.pages < 0:
             raise UsageError(f"pressure of {self.pages} pages: 0 gives everything back, more takes that many")
+        if not 0 <= self.percent <= 100:
+            raise UsageError(f"pressure of {self.percent} %: a share is 1 to 100, and 0 gives everything back")
+        if self.leave is not None and (self.leave < 0 or self.kind not in PIECES):
+            raise UsageError(f"{self.kind} pressure that leaves {self.leave} blocks: only {' and '.join(PIECES)} can")
+        if bool(self.pages) + bool(self.percent) + (self.leave is not None) > 1:
+            raise UsageError(f"{self.kind} pressure is told its amount more than once: pages, percent or leave")
+
+    @property
+    def gives_back(self) -> bool:
+        """Whether it ends what was taken."""
+        return not self.pages and not self.percent and self.leave is None
 
     def text(self) -> str:
-        return f"{self.kind} pressure of {self.pages} pages" if self.pages else f"end of {self.kind} pressure"
+        if self.gives_back:
+            return f"end of {self.kind} pressure"
+        if self.leave is not None:
+            return f"{self.kind} pressure that leaves {self.leave} blocks of 2 MiB"
+        return f"{self.kind} pressure of {f'{self.pages} pages' if self.pages else f'{self.percent} %'}"
 
 
 class Settle(BaseStep, frozen=True, tag="settle"):
