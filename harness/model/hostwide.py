@@ -23,6 +23,10 @@ from harness.scenario.steps import BaseStep, Compact, DropCaches, Migrate, Press
 _COMPACTING = ("compact_*", "pgmigrate_*", "thp_migration_*")
 _TRAFFIC = ("pgalloc", "pgfree")
 _LISTS = ("movable_balance", *BLOCK_COUNTERS)
+_UNEVICTABLE = ("nr_unevictable", "nr_zone_unevictable")
+"""What pages move that nobody can move: guest_memfd of no guest."""
+_POOL = ("hugetlb/*",)
+"""What the whole blocks move that pressure takes."""
 _CACHE = ("nr_file_pages", "nr_slab_reclaimable", "nr_slab_unreclaimable", "F", "unaccounted")
 
 
@@ -66,6 +70,7 @@ HOST_WIDE: Mapping[type[BaseStep], HostWide] = {
         (
             *_CACHE, *_TRAFFIC, *_LISTS, *_COMPACTING, "nr_anon_pages", "nr_page_table_pages", "nr_shmem", "nr_mlock",
             "nr_anon_transparent_hugepages", "nr_shmem_hugepages", "nr_shmem_pmdmapped", "thp_*", "mthp/*",
+            "unevictable_pgs_*",  # it moves locked pages of processes too
         ),
         "a process of the host takes or gives back memory, and the host reclaims and compacts as it likes",
         migrates=True,
@@ -77,9 +82,19 @@ HOST_WIDE: Mapping[type[BaseStep], HostWide] = {
 def open_ends(step: BaseStep, ledger: Ledger) -> dict[str, str]:
     """Takes what the step leaves open out of the ledger; the counters with the reason."""
     rule = HOST_WIDE[type(step)]
-    found = {
-        counter: rule.why for counter in ledger.opened() if any(fnmatchcase(counter, pattern) for pattern in rule.moved)
-    }
+    besides: tuple[str, ...] = ()
+    if isinstance(step, Pressure):
+        besides = (*_POOL, *(_UNEVICTABLE if step.kind == "pinned" else ()))
+    return _drop(ledger, (*rule.moved, *besides), rule.why)
+
+
+def stirred(why: str, ledger: Ledger) -> dict[str, str]:
+    """Takes out what a host moves that compacts and reclaims; the counters with the reason."""
+    return _drop(ledger, HOST_WIDE[Pressure].moved, why)
+
+
+def _drop(ledger: Ledger, patterns: Iterable[str], why: str) -> dict[str, str]:
+    found = {counter: why for counter in ledger.opened() if any(fnmatchcase(counter, pattern) for pattern in patterns)}
     ledger.drop(found)
     return found
 

@@ -26,12 +26,13 @@ from harness.model.events import traffic_by_cpu
 from harness.model.facts import HostFacts
 from harness.model.folio_events import NESTED_TABLE_LINKED
 from harness.model.frames import Frames
-from harness.model.hostwide import HOST_WIDE, loose, open_ends, split_perhaps
+from harness.model.hostwide import HOST_WIDE, loose, open_ends, split_perhaps, stirred
 from harness.model.ledger import Ledger
 from harness.model.physics import ALLOWANCES, Allowances
 from harness.model.prediction import ExpectedContents, StepPrediction
 from harness.model.prepared import empty_region
 from harness.model.quiet import open_counters
+from harness.model.room import Room
 from harness.model.shared import ANON_4K
 from harness.model.state import RegionState
 from harness.model.steprules import ON_HOST, RANGE_RULES, StepOutcome
@@ -40,7 +41,7 @@ from harness.scenario.steps import Check, Close, Convert, Place, Step
 
 
 @dataclass
-class _Walk:
+class Walk:
     """What changes from step to step."""
 
     regions: dict[str, RegionState]
@@ -62,10 +63,14 @@ class _Walk:
     """Which frames come back; None: the scenario does not watch them."""
     worlds: dict[str, uncertain.Worlds] | None = None
     """Per region the states its windows may be in, once a large allocation may fail; None: all are known."""
+    room: Room | None = None
+    """How many large folios the host has; None: it was not looked at since a large allocation may fail."""
+    stirred: str = ""
+    """Why the host may compact and reclaim from here on; '' as long as it does not."""
 
 
 @dataclass(frozen=True)
-class _World:
+class World:
     """What stays the same."""
 
     design: Design
@@ -91,15 +96,21 @@ def predict(
     counters are used).  ``regions``: state before the first step, canonical *empty* where absent.
     Raises UsageError when the scenario does not fit the testbed or claims contents that the design does not keep.
     """
+    world = World(design, design.shared_side or backing, start, facts, allowances)
+    walk = set_out(scenario, world, regions or {})
+    return [predict_step(index, step, world, walk) for index, step in enumerate(scenario.steps)]
+
+
+def set_out(scenario: Scenario, world: World, regions: Mapping[str, RegionState]) -> Walk:
+    """The walk before its first step."""
     scenario.check()
-    world = _World(design, design.shared_side or backing, start, facts, allowances)
-    walk = _begin(scenario, world, regions or {})
-    if scenario.frames and "nr_unevictable" in design.resident_counters:  # a census sees what is on an LRU list
-        walk.frames = Frames.from_sample(start, facts.guests)
-    return [_predict_step(index, step, world, walk) for index, step in enumerate(scenario.steps)]
+    walk = _begin(scenario, world, regions)
+    if scenario.frames and "nr_unevictable" in world.design.resident_counters:  # a census sees what is on an LRU list
+        walk.frames = Frames.from_sample(world.start, world.facts.guests)
+    return walk
 
 
-def _begin(scenario: Scenario, world: _World, given: Mapping[str, RegionState]) -> _Walk:
+def _begin(scenario: Scenario, world: World, given: Mapping[str, RegionState]) -> Walk:
     start, facts = world.start, world.facts
     for name in scenario.regions:
         if facts.regions.get(name, 0) < scenario.chunks:
@@ -125,7 +136,7 @@ def _begin(scenario: Scenario, world: _World, given: Mapping[str, RegionState]) 
     if facts.nodes > 1:
         lost = f"the host has {facts.nodes} nodes, and the first sample adds their free lists up"
     elsewhere = {guest: rest + facts.rom_pages for guest, rest in elsewhere.items()}
-    walk = _Walk(states, lists, lost, elsewhere=elsewhere, running=list(facts.guests))
+    walk = Walk(states, lists, lost, elsewhere=elsewhere, running=list(facts.guests))
     if None in (facts.large_folios, facts.thp_available):
         _become_unsure(world, walk)
         for name, worlds in (walk.worlds or {}).items():
@@ -136,7 +147,7 @@ def _begin(scenario: Scenario, world: _World, given: Mapping[str, RegionState]) 
     return walk
 
 
-def _become_unsure(world: _World, walk: _Walk) -> None:
+def _become_unsure(world: World, walk: Walk) -> None:
     """From here on a large allocation may fail, window by window."""
     if walk.worlds is None and uncertain.unsure(world.design, world.backing, world.facts):
         order = uncertain.window_order(world.design, world.backing)
@@ -144,7 +155,7 @@ def _become_unsure(world: _World, walk: _Walk) -> None:
         walk.lists, walk.lists_lost = None, "large folios may be had or not: what they take of the lists is not known"
 
 
-def _predict_step(index: int, step: Step, world: _World, walk: _Walk) -> StepPrediction:
+def predict_step(index: int, step: Step, world: World, walk: Walk) -> StepPrediction:
     ledger = Ledger()
     open_counters(ledger, world.start, walk.running, step.text(), world.design, world.backing)
     if isinstance(step, Close):
@@ -160,6 +171,8 @@ def _predict_step(index: int, step: Step, world: _World, walk: _Walk) -> StepPre
     demand = _post(step, followed, world, walk, ledger)
     if followed.torn:
         walk.loose |= {counter: followed.torn for counter in ledger.opened()}
+    if walk.stirred:
+        unpredicted |= stirred(walk.stirred, ledger)
     unpredicted |= _drop_lost(walk, ledger)
     if isinstance(step, Check):
         _hold_claim(step, outcome.contents, index, world.design)
@@ -185,13 +198,14 @@ def _predict_step(index: int, step: Step, world: _World, walk: _Walk) -> StepPre
     )
 
 
-def _predict_close(index: int, step: Close, world: _World, walk: _Walk, ledger: Ledger) -> StepPrediction:
+def _predict_close(index: int, step: Close, world: World, walk: Walk, ledger: Ledger) -> StepPrediction:
     unpredicted = close_guest(
         ledger, step.guest, walk.elsewhere, walk.regions, world.allowances, world.design, world.backing
     )
     walk.running.remove(step.guest)
     walk.elsewhere.pop(step.guest, None)
     walk.lists, walk.lists_lost = None, f"{step.guest} was closed: its pages went to lists no rule can tell"
+    walk.room = None
     unpredicted |= _drop_lost(walk, ledger)
     if walk.worlds is not None:
         why = f"whether windows of {step.guest} held large folios is not known, nor how much went with them"
@@ -205,16 +219,17 @@ def _predict_close(index: int, step: Close, world: _World, walk: _Walk, ledger: 
     return StepPrediction(index, step, bounds, unpredicted=unpredicted, regions=dict(walk.regions))
 
 
-def _predict_host_wide(step: Step, world: _World, walk: _Walk, ledger: Ledger) -> dict[str, str]:
+def _predict_host_wide(step: Step, world: World, walk: Walk, ledger: Ledger) -> dict[str, str]:
     counters, why = loose(step, world.backing)
     walk.loose |= {counter: why for counter in counters} | split_perhaps(step, world.backing, walk.regions.values())
     if HOST_WIDE[type(step)].takes_memory:
         _become_unsure(world, walk)
+    walk.room = None
     walk.lists, walk.lists_lost = None, f"the host's memory was stirred ({step.text()}): its lists are not known"
     return open_ends(step, ledger)
 
 
-def _drop_lost(walk: _Walk, ledger: Ledger) -> dict[str, str]:
+def _drop_lost(walk: Walk, ledger: Ledger) -> dict[str, str]:
     """Counters that no step can say any more: of block types, and of leaves."""
     lost = {counter: walk.lists_lost for counter in blocks.BLOCK_COUNTERS} if walk.lists is None else {}
     for counter, why in walk.loose.items():
@@ -223,7 +238,7 @@ def _drop_lost(walk: _Walk, ledger: Ledger) -> dict[str, str]:
     return lost
 
 
-def _walk_regions(step: Step, world: _World, walk: _Walk) -> uncertain.Followed:
+def _walk_regions(step: Step, world: World, walk: Walk) -> uncertain.Followed:
     """Applies the step to its region; steps without a range have none."""
     ranges = step.ranges()
     if not ranges:
@@ -233,7 +248,11 @@ def _walk_regions(step: Step, world: _World, walk: _Walk) -> uncertain.Followed:
     trees = {"file_backed": world.backing.file_backed, "attributes": not world.design.attributes_in_file}
     before, generation = walk.regions[where.region], walk.generation + 1
     if walk.worlds is not None:
-        followed = uncertain.follow(context, walk.worlds[where.region], step, generation, **trees)
+        followed = uncertain.follow(context, walk.worlds[where.region], step, generation, room=walk.room, **trees)
+        if walk.room is not None:
+            events = [*followed.outcome.events, *followed.perhaps]
+            walk.room, why = walk.room.used(where.count, followed.wanted, events)
+            walk.stirred = walk.stirred or why
     else:
         outcome = RANGE_RULES[type(step)](context, before, step, generation)
         change = slab.node_change([(before, outcome.region)], **trees)
@@ -244,7 +263,7 @@ def _walk_regions(step: Step, world: _World, walk: _Walk) -> uncertain.Followed:
     return followed
 
 
-def _post(step: Step, followed: uncertain.Followed, world: _World, walk: _Walk, ledger: Ledger) -> Demand | None:
+def _post(step: Step, followed: uncertain.Followed, world: World, walk: Walk, ledger: Ledger) -> Demand | None:
     """Enters what happened, and what it costs the host in slabs, tables and pageblocks; returns what it asks of lists.
 
     None where that is not known: of what stirs the host, and where large folios may be had or not.

@@ -21,6 +21,7 @@ from harness.model.context import Backing, Context, Design
 from harness.model.events import Event
 from harness.model.facts import HostFacts
 from harness.model.parked import Parked
+from harness.model.room import Room
 from harness.model.state import Patterns, RegionState, chunks_of
 from harness.model.steprules import RANGE_RULES, StepOutcome
 from harness.scenario.steps import CHUNK_PAGES, PageRange, Step, Touch
@@ -54,6 +55,8 @@ class Followed:
     """Events of some worlds."""
     torn: str = ""
     """Why nothing can be said from here on."""
+    wanted: tuple[int, int] = (0, 0)
+    """Windows that ask for a large folio on the private side, least and most."""
 
 
 def window_order(design: Design, backing: Backing) -> int:
@@ -69,11 +72,25 @@ def split_up(region: RegionState, order: int) -> Worlds:
 
 
 def follow(
-    context: Context, worlds: Worlds, step: Step, generation: int, *, file_backed: bool, attributes: bool
+    context: Context,
+    worlds: Worlds,
+    step: Step,
+    generation: int,
+    *,
+    file_backed: bool,
+    attributes: bool,
+    room: Room | None = None,
 ) -> Followed:
-    """Carries ``step`` out in every state of each window that it touches; changes ``worlds``."""
+    """Carries ``step`` out in every state of each window that it touches; changes ``worlds``.
+
+    ``room``: how many large folios there are for the private side.
+    """
     (where,) = step.ranges()
     size = 1 << window_order(context.design, context.backing)
+    wanted = _wanted(context, worlds, step, generation)
+    decided = room.decided(wanted) if room else None
+    choices: list[tuple[Counter[str], Counter[str]]] = []
+    open_windows = 0
     common: list[Event] = []
     perhaps: list[Event] = []
     parts: list[StepOutcome] = []
@@ -84,7 +101,8 @@ def follow(
         part = _within(step, number * size, (number + 1) * size)
         if part is None:
             continue
-        tried = _try(context, worlds[number], part, generation)
+        single = len(worlds[number]) == 1
+        tried = _try(context, worlds[number], part, generation, decided)
         outcomes = list(dict.fromkeys(outcome for _, outcome in tried))
         worlds[number] = tuple(dict.fromkeys(outcome.region for outcome in outcomes))
         change += _widest(
@@ -97,9 +115,14 @@ def follow(
         )
         same, rest = _compare([outcome.events for outcome in outcomes])
         common += same
-        for counter, (least, most) in _hull(rest).items():
-            low[counter] += least
-            high[counter] += most
+        sums = [_moved(events) for events in rest]
+        if single and len(outcomes) == 2:
+            choices.append((sums[0], sums[1]))
+        else:
+            open_windows += len(outcomes) > 1
+            for counter, (least, most) in _hull(sums).items():
+                low[counter] += least
+                high[counter] += most
         perhaps += [event for events in rest for event in events]
         parts.append(_agreed(outcomes))
         if len({outcome.refused for outcome in outcomes}) > 1:
@@ -109,16 +132,44 @@ def follow(
         if parts[-1].refused:
             break
     text = f"each window of {where} may have got a large folio or not: what either gives"
+    among = (0, len(choices))
+    if room and choices and not open_windows and wanted == (len(choices), len(choices)):
+        among = room.gets(wanted)
+        text = f"{among[0]} to {among[1]} of {len(choices)} windows of {where} get a large folio: {room.text}"
+    for counter, (least, most) in _of_so_many(choices, *among).items():
+        low[counter] += least
+        high[counter] += most
     loose = tuple(Loose(counter, low[counter], high[counter], text) for counter in sorted({*low, *high}))
-    return Followed(_together(worlds, common, parts), change, loose, tuple(perhaps))
+    return Followed(_together(worlds, common, parts), change, loose, tuple(perhaps), wanted=wanted)
+
+
+def _wanted(context: Context, worlds: Worlds, step: Step, generation: int) -> tuple[int, int]:
+    """Windows that ask for a large folio in every state, and in one of them at least."""
+    (where,) = step.ranges()
+    size = 1 << window_order(context.design, context.backing)
+    surely = perhaps = 0
+    for number in range(where.start // size, (where.end - 1) // size + 1):
+        part = _within(step, number * size, (number + 1) * size)
+        if part is None or not context.design.falls_back:
+            continue
+        lucky, unlucky = (replace(context, facts=replace(context.facts, large_folios=luck)) for luck in (True, False))
+        rule = RANGE_RULES[type(step)]
+        asks = [
+            rule(lucky, state, part, generation) != rule(unlucky, state, part, generation) for state in worlds[number]
+        ]
+        surely, perhaps = surely + all(asks), perhaps + any(asks)
+    return surely, perhaps
 
 
 def _try(
-    context: Context, states: Sequence[RegionState], step: Step, generation: int
+    context: Context, states: Sequence[RegionState], step: Step, generation: int, decided: bool | None = None
 ) -> list[tuple[RegionState, StepOutcome]]:
-    """Each state with each luck; the first is the first state with good luck."""
+    """Each state with each luck; the first is the first state with good luck.
+
+    ``decided``: what the private side gets, where that is known.
+    """
     found = []
-    lucks = [replace(context, facts=facts) for facts in _lucks(context)]
+    lucks = [replace(context, facts=facts) for facts in _lucks(context) if decided in (None, facts.large_folios)]
     for state in states:
         for tried in lucks:
             found.append((state, RANGE_RULES[type(step)](tried, state, step, generation)))
@@ -168,19 +219,37 @@ def _compare(several: Sequence[tuple[Event, ...]]) -> tuple[list[Event], list[li
     return list(shared.elements()), rests
 
 
-def _hull(rests: Sequence[Sequence[Event]]) -> dict[str, tuple[int, int]]:
+def _moved(events: Iterable[Event]) -> Counter[str]:
+    """What events move each counter by."""
+    moved: Counter[str] = Counter()
+    for event in events:
+        for counter, difference in event.moves():
+            moved[counter] += difference
+        if event.kind.demand == "Movable":  # as blocks.post_movable_balance enters what all worlds have
+            moved["movable_balance"] += event.pages * event.kind.moves.get("F", 0)
+    return moved
+
+
+def _hull(sums: Sequence[Counter[str]]) -> dict[str, tuple[int, int]]:
     """Least and most of each counter over the outcomes of a window."""
-    sums: list[Counter[str]] = []
-    for events in rests:
-        moved: Counter[str] = Counter()
-        for event in events:
-            for counter, difference in event.moves():
-                moved[counter] += difference
-            if event.kind.demand == "Movable":  # as blocks.post_movable_balance enters what all worlds have
-                moved["movable_balance"] += event.pages * event.kind.moves.get("F", 0)
-        sums.append(moved)
     names = {name for moved in sums for name in moved}
     return {name: (min(moved[name] for moved in sums), max(moved[name] for moved in sums)) for name in names}
+
+
+def _of_so_many(
+    choices: Sequence[tuple[Counter[str], Counter[str]]], least: int, most: int
+) -> dict[str, tuple[int, int]]:
+    """Least and most of each counter when ``least`` to ``most`` of the windows, whichever, have their first outcome."""
+    names = {name for pair in choices for moved in pair for name in moved}
+    found = {}
+    for name in names:
+        base = sum(bad[name] for _, bad in choices)
+        gains = sorted(good[name] - bad[name] for good, bad in choices)
+        counts = range(least, most + 1)
+        low = min(base + sum(gains[:count]) for count in counts)
+        high = max(base + sum(gains[len(gains) - count :]) for count in counts)
+        found[name] = low, high
+    return found
 
 
 def _widest(changes: Iterable[slab.NodeChange]) -> slab.NodeChange:
