@@ -28,6 +28,7 @@ from harness.host.emulated.prepare import Clock
 from harness.host.emulated.state import TestbedSpec
 from harness.host.emulated.testbed import Lab, Testbed
 from harness.model.context import Backing, Design
+from harness.model.course import Course, looks
 from harness.model.designs import backing_named
 from harness.model.facts import HostFacts
 from harness.model.predict import predict
@@ -85,6 +86,8 @@ class ScenarioRun:
     deadline: float = STEP_SECONDS
     walker: Walker = field(init=False)
     frames: FrameWatch = field(init=False)
+    course: Course | None = None
+    """Predicts step by step, where a look at the host in between makes it sharper."""
     noise: dict[str, int] = field(default_factory=dict)
     steps: list[StepResult] = field(default_factory=list)
     complaints: dict[str, int] = field(default_factory=dict)
@@ -144,18 +147,18 @@ class ScenarioRun:
         self.frames.begin()
         keep_sample(self.evidence, "start", start)
         values, self.facts = self.known(start)
-        predictions = predict(
-            self.scenario,
-            self.design,
-            values,
-            self.facts,
-            backing=self.backing,
-            regions=prepared_regions(self.design, self.backing, self.facts),
-        )
+        regions = prepared_regions(self.design, self.backing, self.facts)
+        known = self.scenario, self.design, values, self.facts
+        predictions = predict(*known, backing=self.backing, regions=regions)
         keep_predictions(self.evidence, predictions)
         check_pins(predictions, self.testbed.state.kernel_facts)
-        for prediction in predictions:
-            result = self.one_step(prediction)
+        if any(map(looks, self.scenario.steps)):
+            self.course = Course(*known, backing=self.backing, regions=regions)
+        for index in range(len(predictions)):
+            if self.course:
+                predictions[index] = self.course.predict()
+                keep_predictions(self.evidence, predictions)
+            result = self.one_step(predictions[index])
             self.steps.append(result)
             self.testbed.check_consoles()
             if result.messages or any(finding.verdict not in _GO_ON for finding in result.findings):
@@ -168,12 +171,18 @@ class ScenarioRun:
         return {**start.values, **list_limits(zones), **self.frames.held}, facts
 
     def one_step(self, prediction: StepPrediction) -> StepResult:
-        """Carry one step out and judge it."""
+        """Carry one step out and judge it; raises ``InfraError`` for a step that did not do what it is there for."""
         step: Step = prediction.step
         began = time.monotonic()
         traced = {name: self.testbed.trace_log(name) for name in self.traced_guests()}
         offsets = {name: path.stat().st_size if path.exists() else 0 for name, path in traced.items()}
         done, before, after = self.observe(lambda: self.walker.carry_out(step, prediction))
+        keep_sample(self.evidence, f"step{prediction.index}-before", before)
+        keep_sample(self.evidence, f"step{prediction.index}-after", after)
+        if done.proof and (lacking := done.proof(before, after)):
+            raise InfraError(f"step {prediction.index}: {lacking}")
+        if self.course and looks(step):
+            self.course.seen(after.raw, after.values)
         prediction = reread(prediction, before.values, self.facts)
         observed = {**difference(before, after), **self.frames.after_step(prediction.index)}
         findings, still = apart(self.locate(finding, prediction) for finding in judge(prediction, observed, self.noise))
@@ -181,7 +190,7 @@ class ScenarioRun:
         messages += self.compare_refusals(prediction, done)
         if not messages:
             messages += self.compare(prediction, done, offsets)
-        result = StepResult(
+        return StepResult(
             index=prediction.index,
             text=step.text(),
             seconds=time.monotonic() - began,
@@ -191,9 +200,6 @@ class ScenarioRun:
             messages=tuple(messages),
             conversions=len(done.asked),
         )
-        keep_sample(self.evidence, f"step{prediction.index}-before", before)
-        keep_sample(self.evidence, f"step{prediction.index}-after", after)
-        return result
 
     def locate(self, finding: Finding, prediction: StepPrediction) -> Finding:
         """The finding with the pages that are off, where it is one on the pages of a guest_memfd."""

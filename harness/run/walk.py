@@ -20,6 +20,7 @@ from harness.model.prediction import StepPrediction
 from harness.model.state import page_set
 from harness.run import held, shared_side
 from harness.run.host_view import peek
+from harness.run.pressure import Held, Proof, press
 from harness.run.refusal import Refusal
 from harness.run.shared_side import Holds
 from harness.scenario.scenario import Scenario
@@ -37,6 +38,7 @@ from harness.scenario.steps import (
     Pin,
     Place,
     Populate,
+    Pressure,
     PunchHole,
     Settle,
     Side,
@@ -62,6 +64,8 @@ class Done:
     """Sentences about wrong contents, and references that were not taken or not given back."""
     refused: Refusal | None = None
     """The error that ended the step."""
+    proof: Proof | None = None
+    """What the samples before and after have to show: otherwise the step did not do what the case is about."""
 
 
 @dataclass
@@ -74,6 +78,8 @@ class Walker:
     holds: Holds = field(default_factory=Holds)
     referred: set[str] = field(default_factory=set)
     """Guests of whose guest_memfd pages were pinned."""
+    taken: Held = field(default_factory=Held)
+    """What pressure keeps of the host's memory."""
 
     @property
     def probe(self) -> ProbeClient:
@@ -249,6 +255,11 @@ def _drop_caches(walker: Walker, step: DropCaches, prediction: StepPrediction) -
     return Done()
 
 
+def _pressure(walker: Walker, step: Pressure, prediction: StepPrediction) -> Done:
+    channels = walker.testbed.channels
+    return Done(proof=press(channels.control, channels.probe, step, walker.taken))
+
+
 def _generation(prediction: StepPrediction) -> int:
     if prediction.generation is None:
         raise InfraError(f"the model names no generation for step {prediction.index} ({prediction.step.text()})")
@@ -273,6 +284,7 @@ _HOW: Mapping[type, Callable[..., Done]] = {
     Unpin: _unpin,
     Migrate: _migrate,
     Split: _split,
+    Pressure: _pressure,
 }
 
 

@@ -26,7 +26,7 @@ from harness.model.designs import design_named
 from harness.model.facts import HostFacts
 from harness.model.prediction import ExpectedConversion, ExpectedError, Prediction, Reason, StepPrediction
 from harness.model.state import RegionState
-from harness.run import runner
+from harness.run import runner, walk
 from harness.run.outcome import FOREIGN, outcome, rejected_window, verdict_of_error
 from harness.run.result import CaseResult, Finding, StepResult
 from harness.run.runner import CaseName, run_scenario
@@ -364,10 +364,25 @@ class TestHostSteps:
         assert result.verdict is Verdict.INFRA
         assert "QEMU of g0 has 1 thread" in result.sentence
 
-    @pytest.mark.parametrize(("step", "word"), [(Pressure("anon", 5), "pressure")])
-    def test_what_no_testbed_can_do_yet_is_said_before_anything_is_done(self, step: Step, word: str) -> None:
-        with pytest.raises(UsageError, match=rf"^step 1 \(.*\) of scenario 'x' .*: this testbed cannot {word} yet$"):
-            check_supported(Scenario("x", (Empty(), step)), 2)
+    def test_what_no_testbed_can_do_is_said_before_anything_is_done(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delitem(cast(Any, walk._HOW), Compact)
+        with pytest.raises(UsageError, match=r"^step 1 \(.*\) of scenario 'x' .*: this testbed cannot compact yet$"):
+            check_supported(Scenario("x", (Empty(), Compact())), 2)
+
+    def test_a_stimulus_that_did_nothing_is_no_verdict_on_the_kernel(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Neither what follows nor the step itself is judged."""
+        step = Pressure("anon", pages=5)
+        told = "anon pressure of 5 pages did not happen: 0 pages less are free"
+        monkeypatch.setattr(runner, "looks", lambda step: False)
+        monkeypatch.setattr(walk, "press", lambda *words: lambda before, after: told)
+        bench.testbed.channels.control = object()
+        result = bench.run({"F": (-9, -9)}, {}, steps=[step, Empty()])
+        assert (result.verdict, result.sentence, result.steps) == (Verdict.INFRA, f"step 0: {told}", ())
+        monkeypatch.setattr(walk, "press", lambda *words: lambda before, after: "")
+        bench.folder.joinpath("host-console.txt").unlink(missing_ok=True)
+        assert bench.run({}, {}, steps=[step, Empty()]).verdict is Verdict.PASS
 
     def test_a_cpu_that_the_host_lacks(self) -> None:
         check_supported(Scenario("x", (Place("g0", 1),)), 2)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
@@ -16,13 +17,14 @@ from harness.host.emulated import state as testbed  # by its module: its classes
 from harness.host.emulated.testbed import DESCRIPTION
 from harness.run import facts as run_facts
 from harness.run import session as session_module
+from harness.run import walk
 from harness.run.facts import choose_design, host_facts
 from harness.run.result import CaseResult
 from harness.run.runner import CaseName
 from harness.run.session import MEASURE_AT_MOST, RunOptions, Session
 from harness.run.verdict import Verdict, worst
 from harness.scenario.scenario import Scenario
-from harness.scenario.steps import Empty, Pressure
+from harness.scenario.steps import Compact, Empty
 
 FACTS = {"ncpu": "2", "slab.radix_tree_node": "28,4", "config.PT_RECLAIM": "y", "kvm.nx_huge_pages": "never"}
 ONE, TWO = Scenario("one", (Empty(),)), Scenario("two", (Empty(),), guests=2)
@@ -93,10 +95,13 @@ class TestOptions:
 
 
 class TestScenarios:
-    def test_a_step_that_no_testbed_can_do_is_said_before_one_is_booted(self, make: Make, tmp_path: Path) -> None:
+    def test_a_step_that_no_testbed_can_do_is_said_before_one_is_booted(
+        self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delitem(cast(Any, walk._HOW), Compact)
         lab = FakeLab(tmp_path)
-        with pytest.raises(UsageError, match="this testbed cannot pressure yet"):
-            make(lab).run(Scenario("x", (Pressure("anon", 5),)), name("x"))
+        with pytest.raises(UsageError, match="this testbed cannot compact yet"):
+            make(lab).run(Scenario("x", (Compact(),)), name("x"))
         assert lab.asked == []
 
 
