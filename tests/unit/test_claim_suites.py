@@ -29,7 +29,7 @@ from tests.unit.model_tables import START
 SUITES = Path(__file__).parents[2] / "suites"
 FOLDERS = (
     "c01_partial_free", "c04_mapping_levels", "c05_held_folio", "c06_shared_thp", "c07_whole_window", "c08_truncation",
-    "c09_orders", "c10_shared_backing", "c12_repetition", "integrity",
+    "c09_orders", "c10_shared_backing", "c11_pressure", "c12_repetition", "integrity",
 )  # fmt: skip
 FILES = sorted(file for name in FOLDERS for file in (SUITES / name).glob("test_*.py"))
 """The ones about designs that discard, about shared backings, and about contents."""
@@ -97,7 +97,7 @@ def _cases() -> Iterator[Any]:
         for name, function in inspect.getmembers(module, inspect.isfunction):
             if not name.startswith("test_"):
                 continue
-            (mark,) = [mark for mark in (*_marks(function), *_marks(module)) if mark.name == "gmem"]
+            mark = next(mark for mark in (*_marks(function), *_marks(module)) if mark.name == "gmem")
             for number, arguments in enumerate(_calls(function)):
                 yield pytest.param(function, arguments, mark.kwargs, id=f"{file.parent.name}-{name}-{number}")
 
