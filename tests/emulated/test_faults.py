@@ -71,7 +71,7 @@ def test_the_healthy_kernel_passes_the_same_cases(gmem_cli: Gmem) -> None:
 
 
 def test_every_patch_in_the_folder_is_in_a_test() -> None:
-    elsewhere = {"punch-hangs", "no-guest-memfd", "punch-frees-on-another-cpu"}
+    elsewhere = {"punch-hangs", "no-guest-memfd", "punch-frees-on-another-cpu", "huge-only-where-memory-is-plenty"}
     elsewhere |= {"held-folio-goes-whole", "held-folio-zeroed"}
     named = {fault.patch for fault in FAULT_TABLE} | elsewhere
     assert {path.stem for path in FAULTS.glob("*.patch")} == named
