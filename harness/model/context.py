@@ -147,8 +147,6 @@ class Design:
     """References that pins took on private pages of the range are dropped."""
     shared_side: Backing | None = None
     """The shared side, where the guest_memfd itself holds it; None: the testbed's backing does."""
-    folio_counters: tuple[str, ...] = ()
-    """Counters that the allocation of one whole folio moves by one, beyond those of every page cache folio."""
     resident_counters: tuple[str, ...] = ("nr_file_pages", "nr_unevictable", "nr_zone_unevictable")
     """Counters that a present page holds up by one until it goes."""
     refuses_partial: bool = False

@@ -26,10 +26,9 @@ def _moving(moves: dict[str, int]) -> dict[str, int]:
 
 
 @cache
-def folio_added(order: int, counters: tuple[str, ...] = ()) -> EventKind:
-    """A whole folio enters the page cache (filemap.c:__filemap_add_folio); ``counters``: what its kernel adds."""
-    moves = {"nr_file_hugepages": _file_huge(order)} | {counter: +1 for counter in counters}
-    return EventKind(f"folio of {size_name(order)} added", _moving(moves))
+def folio_added(order: int) -> EventKind:
+    """A whole folio enters the page cache (filemap.c:__filemap_add_folio)."""
+    return EventKind(f"folio of {size_name(order)} added", _moving({"nr_file_hugepages": _file_huge(order)}))
 
 
 @cache

@@ -85,9 +85,9 @@ class Frames:
         hole of its own.
         """
         events = tuple(events)
-        moving = [event for event in events if event.kind.moves.get("nr_unevictable")]
-        taken = sum(event.pages for event in moving if event.kind.moves["nr_unevictable"] > 0)
-        given = sum(event.pages for event in moving) - taken
+        arriving = [event for event in events if event.kind.moves.get("nr_unevictable", 0) > 0]
+        leaving = [event for event in events if event.kind.moves.get("nr_unevictable", 0) < 0]
+        taken, given = (sum(event.pages for event in moving) for moving in (arriving, leaving))
         resident = bounds.get("nr_unevictable")
         if resident is None or self.held is None:
             self.held, self.lost = None, "how many frames are held is not known"
@@ -104,9 +104,9 @@ class Frames:
             self.taken, self.given = self.taken + took, self.given + gave
         found = {}
         if taken:
-            found = self._allocate(moving, resident, taken)
+            found = self._allocate(arriving, resident, taken)
         if given:
-            self._free(moving, {0: given} if one_by_one else _orders(before, after), given)
+            self._free(leaving, {0: given} if one_by_one else _orders(before, after), given)
         return self._predict(resident, (given, given), found or _nothing_back(resident, given))
 
     def _predict(
@@ -122,12 +122,10 @@ class Frames:
             **arrived,
         }
 
-    def _allocate(self, moving: list[Event], resident: Prediction, taken: int) -> dict[str, Prediction]:
+    def _allocate(self, arriving: list[Event], resident: Prediction, taken: int) -> dict[str, Prediction]:
         low = high = 0
         said = []
-        for event in moving:
-            if event.kind.moves["nr_unevictable"] < 0:
-                continue
+        for event in arriving:
             least, most, why = self._reused(event)
             low, high = low + least, high + most
             said.append(why)
@@ -175,8 +173,8 @@ class Frames:
         base = self.count + refills + max(0, self.freed - own)
         return {step.cpu: base for step in history}
 
-    def _free(self, moving: list[Event], orders: Mapping[int, int] | None, given: int) -> None:
-        cpus = {event.cpu for event in moving if event.kind.moves["nr_unevictable"] < 0}
+    def _free(self, leaving: list[Event], orders: Mapping[int, int] | None, given: int) -> None:
+        cpus = {event.cpu for event in leaving}
         self.pool += given
         (cpu,) = cpus if len(cpus) == 1 else (None,)
         if cpu is None:

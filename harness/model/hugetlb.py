@@ -125,7 +125,7 @@ def punch(context: Context, region: RegionState, gone: int) -> Outcome:
     present = gone & region.private
     held = present & region.private_held
     if held:
-        first = (held & -held).bit_length() - 1
+        first = sets.first(held)
         text = f"somebody holds a reference on page {first} of {{where}}: no huge page is given back"
         return Outcome(region, refused=context.refuse("EAGAIN", "punch", first, "references", text))
     events: tuple[Event, ...] = ()
@@ -158,7 +158,7 @@ def _unaligned(context: Context, region: RegionState, where: int, call: str) -> 
     part = where & ~spread(full_groups(where, order), order)
     if not part:
         return None
-    first = (part & -part).bit_length() - 1
+    first = sets.first(part)
     text = f"{{where}} is not made of whole huge pages of {1 << order} pages"
     return Outcome(region, refused=context.refuse("EINVAL", call, first, "truncate-unit", text))
 
@@ -192,7 +192,7 @@ def _convert_window(context: Context, region: RegionState, part: int, to: Side) 
         return Outcome(after, stored.events + _vmemmap(context, merged.count(order), VMEMMAP_FREED))
     whole = region.private_folios.touching(part)
     if whole.touching(region.private_held):
-        first = (part & -part).bit_length() - 1
+        first = sets.first(part)
         text = "somebody holds a page of the huge page of {where}: the kernel warns and spins until it is let go"
         return Outcome(region, refused=context.refuse("hang", "convert", first, "references", text))
     apart = replace(

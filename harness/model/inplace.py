@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from harness.model import pages
 from harness.model.context import Backing, Context, Design, Outcome, chain, keep
 from harness.model.events import ATTRIBUTES_STORED, Event
 from harness.model.mapping import map_shared, zap
@@ -59,7 +60,7 @@ def refused_for_references(context: Context, region: RegionState, piece: int, to
     held = region.private_held & region.private & piece
     if to is Side.SHARED or not held:
         return None
-    first = (held & -held).bit_length() - 1
+    first = pages.first(held)
     text = "somebody holds a reference on " + f"page {first} of {{where}}: nothing of the range is converted"
     return Outcome(region, refused=context.refuse("EAGAIN", "convert", first, "references", text))
 
@@ -79,12 +80,12 @@ def refused_unmapped(context: Context, region: RegionState, piece: int, to: Side
 def set_attributes(context: Context, region: RegionState, piece: int, to: Side) -> Outcome:
     """The side changes, leaves of the range go, the pages and what is in them stay."""
     zapped = zap(context, region, piece, to.other, f"attributes change to {to.value}")
-    attr = region.attr_private | piece if to is Side.PRIVATE else region.attr_private & ~piece
+    to_private, to_shared = (piece, 0) if to is Side.PRIVATE else (0, piece)
     after = replace(
         zapped.region,
-        attr_private=attr,
-        private_patterns=_moved(region.private_patterns, region.shared_patterns, piece & attr, piece & ~attr),
-        shared_patterns=_moved(region.shared_patterns, region.private_patterns, piece & ~attr, piece & attr),
+        attr_private=region.attr_private & ~to_shared | to_private,
+        private_patterns=_moved(region.private_patterns, region.shared_patterns, to_private, to_shared),
+        shared_patterns=_moved(region.shared_patterns, region.private_patterns, to_shared, to_private),
     )
     text = "the attributes of {where} are stored in the guest_memfd: its pages stay where they are"
     return Outcome(after, zapped.events + context.event(ATTRIBUTES_STORED, 1, "convert-in-place", text))

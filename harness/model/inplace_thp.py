@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from harness.model import pages
 from harness.model.aligned import Blocks, full_groups, spread
 from harness.model.context import Context, Design, Outcome
 from harness.model.events import Event
@@ -64,7 +65,7 @@ def convert(context: Context, region: RegionState, piece: int, to: Side) -> Outc
     folios = region.private_folios.touching(piece)
     stuck = folios.touching(region.private_held).covered() & piece
     if stuck:
-        first = (stuck & -stuck).bit_length() - 1
+        first = pages.first(stuck)
         text = f"somebody holds a reference on the folio of page {first} of {{where}}, which cannot be split"
         zapped = zap(context, region, piece, Side.PRIVATE, "the conversion that fails to split a folio")
         events = context.event(folio_split_refused(context.design.order), 1, "split-failed", SPLIT_REFUSED)

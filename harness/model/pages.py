@@ -22,11 +22,16 @@ def strided(start: int, end: int, stride: int) -> int:
     return ((1 << (steps * stride)) - 1) // ((1 << stride) - 1) << start
 
 
+def first(pages: int) -> int:
+    """The first page of a set that is not empty."""
+    return (pages ^ pages - 1).bit_length() - 1
+
+
 def runs(pages: int) -> list[tuple[int, int]]:
     """Maximal runs of neighbouring pages as (start, count), in rising order."""
     if not pages:
         return []
-    low = (pages & -pages).bit_length() - 1
+    low = first(pages)
     if pages.bit_length() - low <= _DENSE:
         digits = bin(pages >> low)[:1:-1]
         return [(low + found.start(), found.end() - found.start()) for found in _ONES.finditer(digits)]
@@ -43,10 +48,10 @@ def _few_runs(pages: int) -> list[tuple[int, int]]:
     found = []
     start = 0
     while pages:
-        gap = (pages & -pages).bit_length() - 1
+        gap = first(pages)
         pages >>= gap
         start += gap
-        length = (~pages & -~pages).bit_length() - 1
+        length = first(~pages)
         found.append((start, length))
         pages >>= length
         start += length

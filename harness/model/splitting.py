@@ -68,20 +68,18 @@ def cut(folios: Blocks, start: int, end: int, *, dirty: int, held: int, uniform:
         left = left.remove(order, 1 << first)
         if uniform:
             continue
-        left, again = _split_edges(left, order, first, max(start, first), end)
+        left, again = _split_edges(left, order, max(start, first), end)
         splits += again
     return Cut(left, hole & ~kept | lost, kept, tuple(splits), tuple(refused), lost)
 
 
-def _split_edges(left: Blocks, order: int, first: int, at: int, end: int) -> tuple[Blocks, list[int]]:
+def _split_edges(left: Blocks, order: int, at: int, end: int) -> tuple[Blocks, list[int]]:
     """Splits the folio around page ``at``, then the piece at ``end``, the page after the hole.
 
     The second split is made whenever that piece is large, also where it merely begins there
     (truncate.c:truncate_inode_partial_folio, "make sure folio2 is large"): a hole of one odd page splits twice.
     """
     pieces = buddy_pieces(order, at)
-    if end >= first + (1 << order):
-        return left.join(pieces), []
     straddler = pieces.touching(1 << end)
     if not straddler:
         return left.join(pieces), []

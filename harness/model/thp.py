@@ -58,7 +58,7 @@ def whole_folios(context: Context, windows: int) -> tuple[Event, ...]:
     added = f"{{n}} folio{{s}} of order {order} enter{{v}} the page cache"
     return context.event(
         private_allocated(order), count << order, "large-folio", text + " {n} pages enter the page cache"
-    ) + context.event(folio_added(order, context.design.folio_counters), count, "large-folio", added)
+    ) + context.event(folio_added(order), count, "large-folio", added)
 
 
 def allocate_single(context: Context, region: RegionState, wanted: int) -> Outcome:

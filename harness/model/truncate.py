@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from harness.model import pages
 from harness.model.aligned import full_groups, spread
 from harness.model.context import Context, Design, Outcome
 from harness.model.mapping import zap
@@ -28,7 +29,7 @@ def punch(context: Context, region: RegionState, gone: int) -> Outcome:
     whole = spread(full_groups(gone, order), order)
     part = gone & ~whole
     if part and context.design.refuses_partial:
-        first = (part & -part).bit_length() - 1
+        first = pages.first(part)
         text = f"{{where}} covers a part of the window of {1 << order} pages at page {first >> order << order}"
         return Outcome(region, refused=context.refuse("EINVAL", "punch", first, "truncate-unit", text))
     if not whole:

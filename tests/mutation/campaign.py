@@ -74,10 +74,10 @@ def _sorted(places: Places, reach: Reach, mutants: Sequence[Mutant], note: Note)
     """The mutants whose function can be exchanged, and those that have to be imported, each with its tests."""
     exchanged: Facing = []
     afresh: Facing = []
-    for mutant in mutants:
+    for mutant in mutants:  # what importing executes may show anywhere
         spot, file = spot_of(mutant), str(mutant.file.relative_to(places.root))
         if spot.function is None or reach.imports(file, spot.lines):
-            afresh.append((mutant, reach.tests))
+            afresh.append((mutant, reach.nearest_first(file)))
         elif tests := reach.executing(file, spot.lines):
             exchanged.append((mutant, tests))
         else:

@@ -52,6 +52,10 @@ class Reach:
         """The tests that execute one of these lines."""
         return [test for test in self.tests if not test.lines.get(file, frozenset()).isdisjoint(lines)]
 
+    def nearest_first(self, file: str) -> list[Test]:
+        """All tests, those that execute something of the file first."""
+        return sorted(self.tests, key=lambda test: (test.searches, not test.lines.get(file), test.seconds))
+
     def imports(self, file: str, lines: range) -> bool:
         """Whether importing the model or the tests executes one of these lines."""
         return not self.at_import.get(file, frozenset()).isdisjoint(lines)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.model.allocator.buddy import FREE, held
+from harness.model.allocator.buddy import FREE, PCP, held
 from harness.model.allocator.extfrag import ExtFrag
 from harness.model.allocator.fallback import claim, claimable, steal
 from harness.model.allocator.framezone import FrameZone
@@ -375,6 +375,8 @@ class TestPut:
             assert pcp.high == left
 
     def test_under_reclaim_four_batches_or_the_limit(self) -> None:
+        assert self.put(PerCpuPages(PcpLimits(15, 60, 400), high=400, count=59), reclaim=True) == 15
+        assert self.put(PerCpuPages(PcpLimits(15, 60, 400), high=400, count=58), reclaim=True) == 0
         assert self.put(PerCpuPages(PcpLimits(15, 30, 4000), high=31, count=29), reclaim=True) == 15
         assert self.put(PerCpuPages(PcpLimits(15, 30, 4000), high=31, count=28), reclaim=True) == 0
 
@@ -431,6 +433,57 @@ class TestDecay:
         pcp.high = 60
         made.refresh(0)
         assert (pcp.count, len(pcp.lists[pcp_index(M, 0)])) == (60, 60)
+
+
+class TestGivingBack:
+    """free_pcppages_bulk: a list until it is empty, then the next one, round and round."""
+
+    def test_after_a_list_comes_the_next_and_after_the_last_the_first(self) -> None:
+        made = zone(2048, limits=CAP)
+        pcp = made.pcps[0]
+        for kind, order, count in ((U, 0, 50), (R, 0, 60), (M, 1, 20), (M, 9, 1), (M, 0, 9)):
+            for _ in range(count):
+                pfn = made.take_smallest(order, M)
+                assert pfn is not None
+                made._mark(pfn, order, PCP)
+                pcp.lists[pcp_index(kind, order)].appendleft(pfn)
+                pcp.count += 1 << order
+        left = []
+        for _ in range(5):
+            made._give_back(pcp, 60, pcp_index(M, 0))
+            lists = ((M, 0), (R, 0), (M, 1), (M, 9), (U, 0))
+            left.append([len(pcp.lists[pcp_index(kind, order)]) for kind, order in lists])
+        assert left == [
+            [0, 9, 20, 1, 50],  # 9 of the list asked for, 51 of the next
+            [0, 0, 0, 0, 50],  # 9, then 20 times two pages, and a huge page for the 11 that are left
+            [0, 0, 0, 0, 0],
+            [0, 0, 0, 0, 0],
+            [0, 0, 0, 0, 0],
+        ]
+
+
+class TestPageblocks:
+    def test_a_pageblock_of_which_the_zone_has_one_frame(self) -> None:
+        made = FrameZone("DMA32", 0, 513)
+        made.populate(0, 513)
+        assert made.block_counts() == [0, 2, 0, 0, 0, 0]
+        late = FrameZone("DMA32", 511, 2)
+        late.populate(511, 2)
+        assert late.block_counts() == [0, 2, 0, 0, 0, 0]
+        holes = FrameZone("DMA32", 0, 1536)
+        holes.populate(512, 512)
+        assert holes.block_counts() == [0, 1, 0, 0, 0, 0]
+
+    @pytest.mark.parametrize(("order", "kind"), [(7, U), (8, M), (9, M), (10, M)])
+    def test_isolation_of_half_a_pageblock_makes_it_movable(self, order: int, kind: int) -> None:
+        """__isolate_free_page: order >= pageblock_order - 1."""
+        made = zone(1024)
+        made.remove(START, 10, M)
+        made.set_types(START, 2, U)
+        made.add(START, order, U)
+        assert made.isolate(START) == order
+        assert made.type_of(START) == kind
+        assert made.type_of(START + 512) == (M if order == 10 else U)
 
 
 class TestMarks:

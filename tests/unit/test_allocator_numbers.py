@@ -255,6 +255,16 @@ class TestReuse:
         assert self.bounds((What.FREE, 0, 50), (What.ALLOC, 0, 49), before=50) == [(0, 49)]
         assert self.bounds((What.FREE, 0, 93), (What.ALLOC, 0, 9), before=7) == [(3, 9)]
 
+    def test_what_was_taken_leaves_room_again(self) -> None:
+        rounds = ((What.FREE, 0, 60), (What.ALLOC, 0, 60)) * 3
+        assert self.bounds(*rounds) == [(60, 60)] * 3
+
+    def test_a_full_list_keeps_as_many_of_them_as_it_held(self) -> None:
+        """100 pages were there, which is the limit: of 200 freed, 100 at most wait there, the others are free."""
+        steps = ((What.FREE, 0, 200), (What.ALLOC, 1, 200))
+        assert self.bounds(*steps, before=100, spare=0) == [(100, 200)]
+        assert self.bounds(*steps, before=90, spare=0) == [(100, 200)]
+
     def test_another_cpu_gets_none_until_lists_give_back(self) -> None:
         assert self.bounds((What.FREE, 0, 99), (What.ALLOC, 1, 5)) == [(0, 0)]
         assert self.bounds((What.FREE, 0, 100), (What.ALLOC, 1, 95)) == [(0, 90)]
@@ -287,6 +297,11 @@ class TestLaidOut:
         assert made.order_of == {500: 2, 504: 3, 512: 7, 640: 6, 704: 5, 736: 4, 752: 3}
         assert (made.free_by_type[U], made.free_by_type[M]) == (12, 248)
         assert (made.use[300 - made.base], made.use[999 - made.base]) == (held(U, True), held(M, True))
+
+    @pytest.mark.parametrize("kind", [Migratetype.HIGHATOMIC, Migratetype.CMA, Migratetype.ISOLATE])
+    def test_what_is_held_in_a_pageblock_without_lists_counts_as_movable(self, kind: int) -> None:
+        none = np.zeros(512, np.bool_)
+        assert from_frames(FrameZone("DMA32", 0, 512), none, none, [kind]).use[7] == held(M, False)
 
     def test_free_blocks_of_two_types_stay_apart(self) -> None:
         free = np.ones(2048, np.bool_)

@@ -64,3 +64,7 @@ def test_pages_that_a_discard_lists_its_pages_in():
     """mm/mmu_gather.c: 7 on the stack, then 509 to a page, 19 pages at most."""
     steps = {0: 0, 6: 0, 7: 1, 512: 1, 515: 1, 516: 2, 1025: 3, 10**6: 19}
     assert {n: physics.gather_pages(n) for n in steps} == steps
+
+
+def test_the_first_page_of_a_set():
+    assert [pages.first(1 << n | 1 << 900) for n in (0, 1, 8, 899)] == [0, 1, 8, 899]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from backing_walk import Walk
 from test_model_contents import scenario_of
 
 from harness.errors import UsageError
@@ -16,8 +17,10 @@ from harness.model.designs import BACKINGS, DESIGNS, FAMILIES, backing_named, de
 from harness.model.explain import describe, explain
 from harness.model.facts import HostFacts
 from harness.model.hostwide import PARTLY_MAPPED, loose, split_perhaps
+from harness.model.inplace_thp import collapse
 from harness.model.parked import Parked
 from harness.model.predict import predict
+from harness.model.references import leave
 from harness.model.shared import ANON_4K
 from harness.model.splitting import Cut, buddy_pieces, cut
 from harness.model.state import Patterns, RegionState, window_starts
@@ -346,3 +349,77 @@ class TestExplained:
         with pytest.raises(UsageError, match="it has steps 0 to 4"):
             explain(predicted, "gmem/g0", index)
         assert explain(predicted, "gmem/g0", 0).splitlines()[0].endswith("gmem/g0 +0")
+
+
+class TestReferences:
+    def test_a_folio_that_leaves_is_kept_under_its_first_page(self) -> None:
+        context = Context(FACTS, design_named("thp-discard"), ANON_4K, "g0", "here")
+        region = RegionState(
+            3, private=ONE | TWO | 1 << 1024, private_folios=Blocks().add(9, 1 | 1 << 512), private_dirty=TWO,
+            private_held=1 << 600 | 1 << 1024, private_apart=Blocks().add(9, 1 << 1024),
+        )  # fmt: skip
+        after = leave(context, region, TWO | 1 << 1024).region
+        assert after.private_parked == Parked((1 << 1024,), ((9, 512, 1 << 600, False),))
+        assert (after.private, after.private_held, after.private_dirty) == (ONE, 0, 0)
+        assert (after.private_folios.count(9), after.private_apart) == (1, Blocks())
+
+    def test_a_folio_put_together_is_dirty_if_one_of_its_pieces_was(self) -> None:
+        context = Context(FACTS, design_named("inplace-thp"), ANON_4K, "g0", "here")
+        apart = Blocks().add(9, 1 | 1 << 512)
+        region = RegionState(2, attr_private=ONE | TWO, private=ONE | TWO, private_apart=apart, private_dirty=1 << 700)
+        after, events = collapse(context, region, ONE | TWO)
+        assert (after.private_folios, after.private_apart, after.private_dirty) == (apart, Blocks(), TWO)
+        assert [event.pages for event in events] == [2]
+        assert collapse(context, dataclasses.replace(region, private_held=1), ONE)[0].private_folios == Blocks()
+
+    def test_one_of_two_queued_folios_leaves_the_queue(self) -> None:
+        walk = Walk("anon-thp")
+        for first in (0, 512):
+            for what, start, count in (("write", 0, 512), ("pin", 9, 1), ("discard", 0, 4), ("discard", 0, 512)):
+                walk.do((what, first + start, count))
+        assert walk.region.shared_parked.queued() == 2
+        moved = walk.do(("unpin", 0, 512))
+        assert moved["mthp/2048kB/nr_anon_partially_mapped"] == moved["mthp/2048kB/nr_anon"] == -1
+        assert moved["F"] == 512
+
+
+class TestWalk:
+    """What one step leaves for the next."""
+
+    @staticmethod
+    def slabs(*steps: str) -> list[tuple[int, int]]:
+        predicted = predict(scenario_of(steps), design_named("order0"), {}, FACTS)
+        found = [step.predictions["nr_slab_reclaimable"] for step in predicted]
+        return [(bound.low, bound.high) for bound in found]
+
+    def test_nodes_freed_earlier_may_complete_a_slab_later(self) -> None:
+        """512 pages are 8 nodes, 1 above and up to 3 more; 12, 24, 36 nodes fill 1, 1, 2 slabs of 28, and one more."""
+        there = "g0.r0[0:512]"
+        rounds = (f"{{do: populate, range: '{there}'}}", f"{{do: punch, range: '{there}'}}") * 3
+        found = self.slabs(f"{{do: convert, range: '{there}', to: private}}", *rounds)
+        assert [low for low, _ in found[2::2]] == [-8, -8, -12]
+        assert {high for _, high in found[1::2]} == {8}, "12 nodes come in one refill; two CPUs begin slabs"
+
+    def test_no_node_was_freed_before_the_first_step(self) -> None:
+        """Two whole chunks and 384 pages: 22 nodes, 3 above and 3 more are 28, one slab to the object."""
+        there = "g0.r0[0:1408]"
+        steps = (f"{{do: {what}, range: '{there}'}}" for what in ("fallocate", "punch"))
+        assert self.slabs(*steps)[1][0] == -8
+
+    def test_a_closed_guest_whose_folios_are_not_known(self) -> None:
+        facts = dataclasses.replace(FACTS, large_folios=None)
+        steps = ("{do: convert, range: 'g0.r0[0:512]', to: private}", "{do: close, guest: g0}")
+        closed = predict(scenario_of(steps), design_named("thp-discard"), {"gmem/g0": 9, "gmem/g1": 9}, facts)[1]
+        for counter in ("nr_file_pages", "nr_unevictable", "nr_zone_unevictable", "nr_file_hugepages"):
+            assert counter not in closed.predictions
+            assert "whether windows of g0 held large folios" in closed.unpredicted[counter]
+        assert closed.predictions["gmem/g1"].exact
+
+    def test_what_a_conversion_in_place_asks_of_the_lists(self) -> None:
+        """One range in a maple tree: up to 8 pages of slabs, unmovable ones, and nothing for certain."""
+        (step,) = predict(
+            scenario_of(["{do: convert, range: 'g0.r0[0:512]', to: private}"]), design_named("inplace"), {}, FACTS
+        )
+        assert step.demand is not None
+        assert (step.demand.wanted, step.demand.unmovable[0]) == (0, 0)
+        assert step.demand.unmovable[1] == 8

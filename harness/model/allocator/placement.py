@@ -176,6 +176,5 @@ def observe(
             got = [machine.alloc(0, Migratetype.UNMOVABLE, step.cpu, gfp) for _ in range(step.pages)]
             found = [pfn for pfn in got if pfn is not None]
             counts.append(len(freed.intersection(found)))
-            freed.difference_update(found)
             owned.extend(found)
     return counts, owned

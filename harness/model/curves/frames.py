@@ -160,7 +160,7 @@ class Frames:
         return _SCATTERED
 
     def _take_scattered(self, pages: int) -> int:
-        if self._supply.scattered < pages or pages > 1:
+        if pages != 1 or not self._supply.scattered:
             raise OutOfMemory
         self._supply.scattered -= pages
         return _SCATTERED

@@ -147,7 +147,7 @@ class Discard(Folios):
         cuts = self._cuts.get(window)
         if cuts is None:
             first = self._first_cut[window]
-            cuts = (3 if first & 1 and first + 1 < self._cells else 1) << first
+            cuts = (3 if first & 1 else 1) << first
         if cuts >> (page & -2) & 3:
             return
         self.splits += 1

@@ -43,7 +43,7 @@ class Stream:
     cell_order: int = 0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.guest_pages <= MOST_PAGES or self.guest_pages % WINDOW_PAGES:
+        if not WINDOW_PAGES <= self.guest_pages <= MOST_PAGES or self.guest_pages % WINDOW_PAGES:
             raise UsageError(
                 f"a guest of {self.guest_pages} pages: needed is a multiple of {WINDOW_PAGES} pages (2 MiB), at most"
                 f" {MOST_PAGES} (256 TiB)"
@@ -173,7 +173,7 @@ def _bounce(spec: StreamSpec, guest: int, count: int, rng: np.random.Generator) 
         return drawn, np.ones(count, np.bool_)
     step = np.arange(count - live)
     back = step % 2 == 0
-    cells = np.r_[drawn[:live], np.where(back, drawn[step // 2], drawn[np.minimum(live + step // 2, count - 1)])]
+    cells = np.r_[drawn[:live], np.where(back, drawn[step // 2], drawn[live + step // 2])]
     return cells, np.r_[np.ones(live, np.bool_), ~back]
 
 
