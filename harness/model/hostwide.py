@@ -23,8 +23,6 @@ from harness.scenario.steps import BaseStep, Compact, DropCaches, Migrate, Press
 _COMPACTING = ("compact_*", "pgmigrate_*", "thp_migration_*")
 _TRAFFIC = ("pgalloc", "pgfree")
 _LISTS = ("movable_balance", *BLOCK_COUNTERS)
-_UNEVICTABLE = ("nr_unevictable", "nr_zone_unevictable")
-"""What pages move that nobody can move: guest_memfd of no guest."""
 _POOL = ("hugetlb/*",)
 """What the whole blocks move that pressure takes."""
 _CACHE = ("nr_file_pages", "nr_slab_reclaimable", "nr_slab_unreclaimable", "F", "unaccounted")
@@ -82,9 +80,7 @@ HOST_WIDE: Mapping[type[BaseStep], HostWide] = {
 def open_ends(step: BaseStep, ledger: Ledger) -> dict[str, str]:
     """Takes what the step leaves open out of the ledger; the counters with the reason."""
     rule = HOST_WIDE[type(step)]
-    besides: tuple[str, ...] = ()
-    if isinstance(step, Pressure):
-        besides = (*_POOL, *(_UNEVICTABLE if step.kind == "pinned" else ()))
+    besides = _POOL if isinstance(step, Pressure) else ()
     return _drop(ledger, (*rule.moved, *besides), rule.why)
 
 

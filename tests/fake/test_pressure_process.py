@@ -53,6 +53,15 @@ def test_every_second_frame_is_given_back(binary: Path) -> None:
         process.kill()
 
 
+def test_every_second_page_of_pipes_is_given_back(binary: Path) -> None:
+    with subprocess.Popen([binary, "pinned", "2001"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "holds=1001 gave=1000\n"
+        names = [str(entry.readlink()) for entry in Path(f"/proc/{process.pid}/fd").iterdir()]
+        assert len({name for name in names if name.startswith("pipe:")}) == 4 + 1  # 4 of 256 pages, and its output
+        process.kill()
+
+
 def test_it_ends_with_its_starter(binary: Path) -> None:
     starter = (
         "import subprocess, sys, time; p = subprocess.Popen([sys.argv[1], 'anon', '10'], stdout=subprocess.PIPE);"

@@ -16,7 +16,7 @@ struct held {
 void take_anon(uint64_t pages, struct held *held);      // anonymous memory
 void take_fragment(uint64_t pages, struct held *held);  // anonymous memory, every second frame of it given back
 void take_cache(uint64_t pages, struct held *held);     // clean page cache of a file
-void take_pinned(uint64_t pages, struct held *held);    // order-0 guest_memfd, every second page given back
+void take_pinned(uint64_t pages, struct held *held);    // pages of pipes, every second one given back
 void take_blocks(uint64_t blocks, struct held *held);   // whole huge pages; holds counts 512 for each
 
 void die(const char *what) __attribute__((noreturn));  // with errno
