@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from harness.model.aligned import PMD_ORDER
 from harness.model.allocator.pcp import PcpLimits
 from harness.model.allocator.placement import CpuStep, What, reuse
 from harness.model.events import PAGE_IN_PASSING, Event
@@ -156,11 +157,11 @@ class Frames:
         answer = reuse(history, self.limits, self._others_on_lists(order, history))[-1]
         # Others may take freed frames away or put pages on top of them; a frame that they carry from one CPU's list to
         # another's was taken and given.
-        taken, given = (self.taken, self.given) if order <= 3 else (0, 0)
+        taken, given = (self.taken, self.given) if order != PMD_ORDER else (0, 0)
         text = answer.rule
         if taken or given:
             text += f"; slabs and tables may take {taken} pages from these lists and put {given} on them meanwhile"
-        if self.loose and answer.low < pages:
+        if self.loose:
             text += f"; {self.loose} frames went to the free lists as larger blocks"
         high = min(most, answer.high + min(taken, given) + self.loose)
         return min(high, max(0, answer.low - taken - given)), high, text

@@ -141,7 +141,8 @@ def _map_large(context: Context, region: RegionState, pages: int, kind: Side, fo
     for order in LARGE_LEAVES:
         allowed = 0
         for large, starts in folios:
-            allowed |= spread(starts, large) if large >= order else 0
+            if large >= order:
+                allowed |= spread(starts, large)
         if not allowed:
             continue
         mapped = region.leaf_private | region.leaf_private_large.covered()

@@ -285,7 +285,7 @@ def _together(
         conversions=tuple(call for part in parts for call in part.conversions),
         contents=tuple(run for part in parts for run in part.contents),
         wrote=any(part.wrote for part in parts),
-        refused=parts[-1].refused if parts else None,
+        refused=parts[-1].refused,
     )
 
 

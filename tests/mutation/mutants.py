@@ -145,7 +145,7 @@ def _seen(node: ast.AST) -> Iterator[ast.AST]:
         if _is_name_only(node):
             value = [child for child in value if not isinstance(child, ast.Assign)] if name == "body" else value
         for child in value if isinstance(value, list) else [value]:
-            if isinstance(child, ast.AST) and not isinstance(child, _UNSEEN) and not _is_text(child):
+            if isinstance(child, ast.AST) and not (isinstance(child, _UNSEEN) or _is_text(child) or _is_strict(child)):
                 yield from _seen(child)
 
 
@@ -155,6 +155,11 @@ def _is_name_only(node: ast.AST) -> bool:
     return isinstance(node, ast.ClassDef) and any(
         isinstance(base, ast.Name) and base.id == "Enum" for base in node.bases
     )
+
+
+def _is_strict(node: ast.AST) -> bool:
+    """``strict=True`` of a zip: an assertion like others, which never speaks where the lengths are the same."""
+    return isinstance(node, ast.keyword) and node.arg == "strict"
 
 
 def _is_text(node: ast.AST) -> bool:

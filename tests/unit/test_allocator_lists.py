@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from harness.model.allocator.buddy import FREE, PCP, held
-from harness.model.allocator.extfrag import ExtFrag
+from harness.model.allocator.extfrag import Cause, ExtFrag
 from harness.model.allocator.fallback import claim, claimable, steal
 from harness.model.allocator.framezone import FrameZone
 from harness.model.allocator.machine import KERNEL, Gfp, Machine
@@ -74,6 +74,23 @@ class TestFreeLists:
         made.take(START, 9, 9, M)
         made.free_one(START, 9, M)
         assert list(made.in_order(9, M)) == [START, START + 2560]
+
+    def test_the_larger_buddy_may_lie_before(self) -> None:
+        made = zone(1024)
+        for _ in range(8):
+            made.take_smallest(0, M)
+        made.free_one(START + 6, 0, M)  # 4..5 are held
+        made.free_one(START + 1, 0, M)
+        made.free_one(START + 0, 0, M)  # an order-1 block at 0
+        made.free_one(START + 2, 0, M)  # 3 is held, but 0..1 is free
+        assert list(made.in_order(0, M)) == [START + 6, START + 2]
+
+    @pytest.mark.parametrize(("start", "frames"), [(-1, 5), (0, 0), (-1, 0)])
+    def test_a_zone_that_cannot_be(self, start: int, frames: int) -> None:
+        with pytest.raises(ValueError, match=f"a zone of {frames} frames from {start}"):
+            FrameZone("DMA32", start, frames)
+        made = FrameZone("DMA32", 0, 1)
+        assert (made.end, len(made.pcps), made.pcps[0].limits) == (1, 1, PcpLimits(1, 0, 0))
 
     def test_order_eight_waits_for_a_free_block_of_order_nine(self) -> None:
         made = zone(1024)
@@ -156,6 +173,24 @@ class TestClaims:
         found = claim(made, 0, wanted, nofragment=False, boost=made._raise_watermarks)
         assert found == (0 if claimed else None)
         assert made.type_of(0) == (wanted if claimed else other)
+
+    def test_what_is_claimed_in_pieces_goes_to_the_tails(self) -> None:
+        """move_freepages_block: the pieces of the pageblock behind what the type has already."""
+        made = zone(1024)
+        made.remove(START, 10, M)
+        made.set_types(START + 512, 1, U)
+        made.adopt(range(START, START + 1024), held(M, False))
+        for start, order, kind in ((0, 8, M), (256, 4, M), (272, 2, M), (512, 2, U), (520, 4, U)):
+            made.adopt(range(START + start, START + start + (1 << order)), FREE)
+            made.add(START + start, order, kind)
+        assert made.contents(START) == (256 + 16 + 4, 0)
+        assert made.contents(START + 512) == (4 + 16, 0)
+        made.move_block(START, M, U, Cause.CLAIM)
+        assert list(made.in_order(2, U)) == [START + 512, START + 272]
+        assert list(made.in_order(4, U)) == [START + 520, START + 256]
+        assert list(made.in_order(8, U)) == [START]
+        assert (made.free_by_type[M], made.free_by_type[U]) == (0, 256 + 2 * (16 + 4))
+        assert made.retyped == {(Cause.CLAIM, M, U): 1}
 
     @pytest.mark.parametrize(
         ("order", "kind", "allowed"), [(3, M, False), (4, M, True), (0, M, False), (0, U, True), (0, R, True)]

@@ -247,6 +247,9 @@ class TestNames:
             StreamSpec("zzzz")
 
     def test_orders(self) -> None:
+        assert {name: design.order for name, design in DESIGNS.items()} == {
+            name: 0 if name in ("order0", "inplace") else 9 for name in DESIGNS
+        }
         most = {name: design.most_order for name, design in DESIGNS.items() if design.most_order != 9}
         assert most == {"order0": 0, "inplace": 0, "hugetlb": 18, "hugetlb-no-hvo": 18}
         assert [design_named("thp-discard", order).order for order in (0, 4, 9)] == [0, 4, 9]

@@ -241,6 +241,7 @@ def test_an_unknown_number_of_frames_ends_what_is_known() -> None:
         "kept": (94, 98), "gone": (2, 6), "back": (0, 0), "new": (0, 0),
     }  # fmt: skip
     assert frames.pool == 6
+    assert frames.lost == "frames came or went where no rule says how many, or on which CPU"
     assert follow(known(), [took(30)], (20, 40)) == {
         "kept": (100, 100), "gone": (0, 0), "back": (0, 0), "new": (20, 40),
     }  # fmt: skip

@@ -56,8 +56,10 @@ def test_each_kind_of_spot_is_changed_once(file: Path) -> None:
 
 def test_values_that_are_names_only_are_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "names.py"
-    path.write_text("class Names(Enum):\n    ONE = 1\n\nclass Numbers(IntEnum):\n    TWO = 2\n")
-    assert [mutant.was for mutant in mutants_of(path)] == ["2"]
+    path.write_text(
+        "class Names(Enum):\n    ONE = 1\n\nclass Numbers(IntEnum):\n    TWO = 2\n\nzip(a, b[3], strict=True)\n"
+    )
+    assert [mutant.was for mutant in mutants_of(path)] == ["2", "zip(a, b[3], strict=True)", "3"]
 
 
 def test_a_mutant_changes_its_spot_and_nothing_else(file: Path) -> None:

@@ -202,9 +202,8 @@ class Buddy:
         part = self.use[start - self.base : start - self.base + BLOCK_PAGES]
         return part.count(FREE), sum(part.count(code) for code in _LRU_CODES)
 
-    def move_block(self, start: int, old: int, new: int, cause: Cause) -> int:
+    def move_block(self, start: int, old: int, new: int, cause: Cause) -> None:
         """Free blocks inside a pageblock move to the tails of another type's lists (move_freepages_block)."""
-        moved = 0
         pfn = start
         while pfn < start + BLOCK_PAGES:
             order = self.order_of.get(pfn)
@@ -214,9 +213,7 @@ class Buddy:
             self.remove(pfn, order, old)
             self.add(pfn, order, new, tail=True)
             pfn += 1 << order
-            moved += 1 << order
         self.retype(start, PAGEBLOCK_ORDER, new, cause)
-        return moved
 
     def isolate(self, pfn: int) -> int:
         """Takes a free block off its list as compaction and free page reporting do; returns its order.

@@ -192,7 +192,7 @@ class CountZone:
         Low: whole blocks go only when smaller pieces are used up.
         """
         least = max(0, row.pages[0] - pages + claimed.low * BLOCK_PAGES)
-        most = max(0, row.pages[1] - pages + claimed.high * BLOCK_PAGES)
+        most = row.pages[1] - pages + claimed.high * BLOCK_PAGES
         # A claim that brings pages in brings no more than order 10 beyond what is wanted.
         most = min(most, max(row.pages[1] - pages, CLAIM_PAGES - 1 + self.hidden + spare))
         used = max(0, pages + spare - max(0, row.pages[0] - row.whole[0] - self.hidden))
