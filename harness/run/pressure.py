@@ -36,8 +36,9 @@ watermarks are less than what may stay whole when 95 % are in pieces."""
 PIECES_OF = 60 * BLOCK_PAGES
 """Pages that ``leave`` puts into pieces; everything else is taken in whole blocks, which is a hundred times faster.
 Half of them come back: enough above the watermarks for some thousand single pages that a guest gets instead."""
-_SPARED = PIECES_OF // BLOCK_PAGES + 4
-"""Blocks that are not taken whole before that: the watermarks need two of them."""
+_SPARED = PIECES_OF // BLOCK_PAGES + 8
+"""Blocks that are not taken whole before that: watermarks and what they protect need up to five of them, and what is
+left over is taken afterwards."""
 MOVABLE_LEFT = 16
 """Free pages in movable blocks that ``pinned`` may leave: compaction moves pages to nowhere else."""
 
