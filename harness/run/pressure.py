@@ -30,7 +30,7 @@ _POLL = 0.02
 _PROACTIVE = "/proc/sys/vm/compaction_proactiveness"
 _ROUNDS = 8
 """Times that what is left of whole blocks is counted and taken."""
-ARENA = 448
+ARENA = 520
 """Whole blocks of which ``percent`` is a share: the others are taken as they are, which takes no time.  Of so many the
 watermarks are less than what may stay whole when 95 % are in pieces."""
 PIECES_OF = 60 * BLOCK_PAGES
