@@ -30,15 +30,12 @@ _POLL = 0.02
 _PROACTIVE = "/proc/sys/vm/compaction_proactiveness"
 _ROUNDS = 8
 """Times that what is left of whole blocks is counted and taken."""
-ARENA = 520
+ARENA = 576
 """Whole blocks of which ``percent`` is a share: the others are taken as they are, which takes no time.  Of so many the
 watermarks are less than what may stay whole when 95 % are in pieces."""
 PIECES_OF = 60 * BLOCK_PAGES
 """Pages that ``leave`` puts into pieces; everything else is taken in whole blocks, which is a hundred times faster.
 Half of them come back: enough above the watermarks for some thousand single pages that a guest gets instead."""
-_SPARED = PIECES_OF // BLOCK_PAGES + 8
-"""Blocks that are not taken whole before that: watermarks and what they protect need up to five of them, and what is
-left over is taken afterwards."""
 MOVABLE_LEFT = 16
 """Free pages in movable blocks that ``pinned`` may leave: compaction moves pages to nowhere else."""
 
@@ -168,7 +165,9 @@ def _leave(take: _Take, probe: ProbeClient, step: Pressure) -> None:
     probe.write("/proc/sys/vm/drop_caches", "3", timeout=_END_SECONDS)  # then there is nothing to reclaim
     reserve = take("blocks", leave) if leave else None
     probe.settle()
-    _take_whole(take, probe, _SPARED)
+    zones = zoneinfo.parse(_text(probe, "zoneinfo"))
+    kept = sum(zone.free for zone in zones) - takeable(zones)
+    _take_whole(take, probe, -(-(PIECES_OF + kept) // BLOCK_PAGES) + len(zones))
     _enough(step, PIECES_OF, zoneinfo.parse(_text(probe, "zoneinfo")))
     take(step.kind, PIECES_OF)
     for _ in range(_ROUNDS):

@@ -296,7 +296,7 @@ class Pressure(BaseStep, frozen=True, tag="pressure"):
     * ``pages``: that many are taken;
     * ``percent``: of ``anon`` and ``cache``, that share of what can be taken before the host reclaims; of ``fragment``
       and ``pinned``, as many as put that share of the free memory into pieces of less than 2 MiB; what is free beyond
-      448 blocks of 2 MiB is taken whole first;
+      576 blocks of 2 MiB is taken whole first;
     * ``leave``, of ``fragment`` and ``pinned``: free memory is in pieces but for that many whole blocks of 2 MiB.
     """
 

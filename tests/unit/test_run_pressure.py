@@ -13,7 +13,7 @@ from harness.counters import zoneinfo
 from harness.counters.sample import Sample
 from harness.errors import InfraError, UsageError
 from harness.run import pressure
-from harness.run.pressure import ARENA, Held, Taken, amount, press, prove, takeable
+from harness.run.pressure import Held, Taken, amount, press, prove, takeable
 from harness.scenario.steps import Pressure
 
 ZONES = zoneinfo.parse(ZONEINFO)
@@ -163,11 +163,11 @@ class TestPress:
         with pytest.raises(InfraError, match="it did not get them"):
             FakeHost(says="...").press(Pressure("anon", pages=5))
 
-    def test_a_share_is_one_of_the_blocks_set_apart(self) -> None:
+    def test_a_share_is_one_of_576_blocks(self) -> None:
         host = FakeHost()
         host.texts["buddyinfo"] = "Node 0, zone   Normal 0 0 0 0 0 0 0 0 0 0 300\n"
         host.press(Pressure("cache", percent=50))
-        assert host.started == [["blocks", str(600 - ARENA)], ["cache", str(takeable(ZONES) // 2)]]
+        assert host.started == [["blocks", str(600 - 576)], ["cache", str(takeable(ZONES) // 2)]]
 
     def test_leave_takes_all_whole_blocks_but_those_and_gives_these_back_last(self) -> None:
         host, held = FakeHost(), Held()
