@@ -157,6 +157,10 @@ def claims_table(runs: Sequence[Run], out: Path) -> Table:
     )
 
 
+HOOK = "hold.patch"
+"""What the demonstrators have besides their design (docs/kernels.md, "hold")."""
+
+
 def run_label(info: RunInfo) -> str:
     """Design and kernel of a run, which tell it from others: ``order0 on 7.3.4 [7.3 + fix.patch]``."""
     return f"{one_line(info.design, 60)} on {_kernel(info)}"
@@ -166,8 +170,9 @@ def _kernel(info: RunInfo) -> str:
     """Release, name and patches; two builds of one tree differ in ``uname -v``, which is no name for people."""
     name = info.kernel.get("name", "")
     patches = [patch for patch in info.kernel.get("patches", "").split(", ") if patch]
-    # a demonstrator is named after its last patch; with a patch from the command line behind it all are shown
-    more = f" + {', '.join(patches)}" if patches and not name.endswith(Path(patches[-1]).stem) else ""
+    # a demonstrator is named after its last patch but the hook; with one of the command line behind it all are shown
+    own = [patch for patch in patches if patch != HOOK]
+    more = f" + {', '.join(patches)}" if own and not name.endswith(Path(own[-1]).stem) else ""
     parts = (info.kernel.get("release", ""), f"[{name}{more}]" if name else "")
     return one_line(" ".join(part for part in parts if part), 160) or "an unknown kernel"
 

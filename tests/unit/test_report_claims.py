@@ -24,7 +24,7 @@ from harness.report.series import series
 from harness.run.result import CaseResult, RunInfo, StepResult, Told
 from harness.run.verdict import Verdict
 
-THP = {"name": "7.3-thp-discard", "release": "7.3.4", "patches": "thp-discard.patch"}
+THP = {"name": "7.3-thp-discard", "release": "7.3.4", "patches": "thp-discard.patch, hold.patch"}
 
 
 def told(text: str = "huge folios -1 (predicted -1)", observed: int = -1, **more: object) -> Told:
