@@ -38,6 +38,7 @@ def host_facts(facts: Mapping[str, str], spec: TestbedSpec) -> HostFacts:
             raise ValueError("a number below 1")
     except (KeyError, ValueError) as error:
         raise InfraError(f"the emulated host told no usable facts about its kernel ({error}): {dict(facts)}") from error
+    started = [launch_on(guest.launch, facts) for guest in spec.guests]
     return HostFacts(
         ncpu=ncpu,
         regions={f"{guest.name}.r0": spec.chunks for guest in spec.guests},
@@ -50,7 +51,8 @@ def host_facts(facts: Mapping[str, str], spec: TestbedSpec) -> HostFacts:
         whole_folio_around=facts.get("shmem.whole_folio_around") != "n",
         nodes=spec.machine.nodes,
         zones=("DMA32", *("Normal",) * spec.machine.nodes),
-        rom_pages=ROM_SIZE // PAGE_SIZE if any(launch_on(guest.launch, facts).in_place for guest in spec.guests) else 0,
+        # Only a confidential guest's QEMU has a guest_memfd for its ROM.
+        rom_pages=ROM_SIZE // PAGE_SIZE if any(form.in_place and form.confidential for form in started) else 0,
         # mm/truncate.c has called folio_split() for a hole in a folio since it has existed.
         uniform_split=facts.get("symbol.folio_split") == "n",
     )

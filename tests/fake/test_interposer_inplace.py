@@ -236,6 +236,15 @@ class TestBehindTheDirectForm:
             *("kvm: hypercall returns 0", f"run: 0 exit={MMIO}", "numbers: 0:1", f"private: 0-{RAM:#x}"),
         ]
 
+    def test_what_is_no_ram_below_its_end_is_left_alone(self) -> None:
+        """QEMU has a copy of the firmware below 1 MiB, writable and elsewhere."""
+        elsewhere = HVA + (1 << 32)
+        script = f"{self.MEMORY}region 1 0 {RAM // 2:#x} {PAGE} {elsewhere}\n"
+        lines = self.stage.play("swprot inplace", script, GMEM_RAM_BYTES=str(RAM))
+        assert "guest_memfd=ours" in next(line for line in lines if line.startswith("kvm: region2 slot=0"))
+        assert "flags=0 " in next(line for line in lines if line.startswith("kvm: region2 slot=1"))
+        assert lines[-1] == "region: 0"
+
     def test_the_guest_gets_the_refusal(self) -> None:
         script = (
             f"{self.MEMORY}fake fail set_attributes2 {errno.EAGAIN}\n"

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from report_records import case, finding, step
 
 from harness.errors import CrashError, GmemError, InfraError, NoBootError, UsageError
+from harness.guest.launch import SW_PROTECTED_DIRECT
 from harness.host.emulated import state as testbed  # by its module: its classes begin with Test
 from harness.host.emulated.testbed import DESCRIPTION
 from harness.run import facts as run_facts
@@ -289,6 +290,8 @@ class TestFacts:
     def test_a_rom_is_in_a_guest_memfd_where_the_guest_is_in_place(self) -> None:
         assert host_facts({**FACTS, "kvm.gmem_in_place_conversion": "Y"}, self.SPEC).rom_pages == 16
         assert host_facts(FACTS, self.SPEC).rom_pages == 0
+        direct = testbed.TestbedSpec.of(launch=SW_PROTECTED_DIRECT)
+        assert host_facts({**FACTS, "kvm.gmem_in_place_conversion": "Y"}, direct).rom_pages == 0
 
     @pytest.mark.parametrize(("symbol", "uniform"), [("y", False), ("n", True), (None, False)])
     def test_how_folios_are_split_is_read_from_the_kernels_symbols(self, symbol: str | None, uniform: bool) -> None:

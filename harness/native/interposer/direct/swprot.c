@@ -72,7 +72,7 @@ static int (*real_ioctl)(int, unsigned long, ...);
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct kvm_run *run_of[MAX_FDS];
 static struct sw_region2 slots[MAX_SLOTS];
-static uint64_t ram_bytes;
+static uint64_t ram_bytes, ram_base; /* ram_base: where QEMU has guest physical address 0 */
 static int run_size, vm_fd = -1, gmem_fd = -1;
 
 static void complain(const char *what)
@@ -126,6 +126,18 @@ static void remember_slot(const struct sw_region2 *region)
 		slots[place] = *region;
 }
 
+/*
+ * Not what else lies below the end of RAM, as the copy of the firmware below 1 MiB: its memory is another, and the
+ * guest_memfd could not take the place of both.
+ */
+static int is_ram(const struct sw_region2 *region)
+{
+	if (!region->guest_phys_addr)
+		ram_base = region->userspace_addr;
+	return region->guest_phys_addr + region->memory_size <= ram_bytes &&
+	       (!ram_base || region->userspace_addr - region->guest_phys_addr == ram_base);
+}
+
 static int set_region(int fd, unsigned long request, const void *arg)
 {
 	struct sw_region2 region = { 0 };
@@ -135,8 +147,7 @@ static int set_region(int fd, unsigned long request, const void *arg)
 		memcpy(&region, arg, sizeof(struct kvm_userspace_memory_region));
 	else
 		memcpy(&region, arg, sizeof(region));
-	if (region.memory_size && !(region.flags & (KVM_MEM_READONLY | KVM_MEM_LOG_DIRTY_PAGES)) &&
-	    region.guest_phys_addr + region.memory_size <= ram_bytes) {
+	if (region.memory_size && !(region.flags & (KVM_MEM_READONLY | KVM_MEM_LOG_DIRTY_PAGES)) && is_ram(&region)) {
 		region.flags |= SW_MEM_GUEST_MEMFD;
 		region.guest_memfd = gmem_fd;
 		region.guest_memfd_offset = region.guest_phys_addr;
