@@ -215,14 +215,14 @@ class TestSilence:
             assert len(os.listdir("/proc/self/fd")) <= before + 1, "a connection is left"  # noqa: PTH208
 
     def test_no_socket_at_all(self, place: Path) -> None:
-        with pytest.raises(QmpLost, match=r"^outer QEMU: no QMP session within 0\.2 s \(.*No such file"):
-            session(str(place), timeout=0.2)
+        with pytest.raises(QmpLost, match=r"^outer QEMU: no QMP session within 2 s \(.*No such file"):
+            session(str(place), timeout=2)
 
     def test_no_socket_and_nobody_who_would_make_one(self, place: Path) -> None:
         began = time.monotonic()
         with pytest.raises(QmpLost):
             QmpSession("outer QEMU", str(place), None, timeout=20, alive=lambda: False)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 15
 
     def test_a_socket_that_comes_late(self, place: Path) -> None:
         made = threading.Event()
