@@ -141,6 +141,10 @@ def test_a_remainder(gmem: Case) -> None:
         Convert(G0[301], SHARED),
         Unpin(G0[300]),
         Convert(G0[302], SHARED),
+        tells=[
+            Tell(5, PAGES, "held remainder: pages given up {observed} ({predicted})"),
+            Tell(9, PAGES, "given back {observed} ({predicted})"),
+        ],
     )
 
 
