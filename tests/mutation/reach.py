@@ -121,17 +121,16 @@ class _Recorder:
         return found
 
     def tests(self) -> Generator[dict[str, Any], None, None]:
-        """One record per test that executes anything of the model."""
+        """One record per test; one that executes nothing of the model may still read its constants."""
         lines = self.lines()
         for item, seconds in self.items:
             own: dict[str, set[int]] = defaultdict(set)
             for context in (item.nodeid, *(f"fixture {name}" for name in getattr(item, "fixturenames", ()))):
                 for file, executed in lines.get(context, {}).items():
                     own[file] |= executed
-            if own:
-                searches = bool(getattr(getattr(item, "obj", None), "is_hypothesis_test", False))
-                by_file = {file: sorted(executed) for file, executed in own.items()}
-                yield {"name": item.nodeid, "seconds": round(seconds, 4), "searches": searches, "lines": by_file}
+            searches = bool(getattr(getattr(item, "obj", None), "is_hypothesis_test", False))
+            by_file = {file: sorted(executed) for file, executed in own.items()}
+            yield {"name": item.nodeid, "seconds": round(seconds, 4), "searches": searches, "lines": by_file}
 
 
 def _measure(places: Places, files: list[Path], folder: Path) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.model.allocator.buddy import FREE, PCP, held
+from harness.model.allocator.buddy import FREE, PCP, TAKEN, held
 from harness.model.allocator.extfrag import Cause, ExtFrag
 from harness.model.allocator.fallback import claim, claimable, steal
 from harness.model.allocator.framezone import FrameZone
@@ -53,6 +53,8 @@ class TestHolds:
         assert not made.holds(START + 512)
         assert not made.holds(START + 511, 1)
         made.free(START + 3, 0, 0)
+        assert not made.holds(START + 1024)
+        assert not made.holds(START + 4096, 9)
         assert not made.holds(START, 2)
         assert made.holds(START, 1)
 
@@ -495,6 +497,43 @@ class TestGivingBack:
             [0, 0, 0, 0, 0],
             [0, 0, 0, 0, 0],
         ]
+
+    def test_a_drain_begins_with_the_first_list(self) -> None:
+        """Pages that lie on lists of other types than their pageblock's: the one freed last is the head."""
+        made = zone(1024, limits=CAP)
+        pcp = made.pcps[0]
+        for kind in (U, M, R):
+            pfn = made.take_smallest(0, M)
+            assert pfn is not None
+            for _ in range(3):  # its neighbours are held, so that nothing merges or may merge soon
+                made.take_smallest(0, M)
+            made._mark(pfn, 0, PCP)
+            pcp.lists[pcp_index(kind, 0)].appendleft(pfn)
+            pcp.count += 1
+        made.drain(0)
+        assert list(made.in_order(0, M)) == [START + 8, START + 4, START]
+
+    def test_what_is_taken_is_on_no_list(self) -> None:
+        made = zone(1024)
+        assert made.take(START, 3, 10, M) == START
+        assert made.use[:9] == bytes((TAKEN,)) * 8 + bytes((FREE,))
+        assert made.take_smallest(0, M) == START + 8
+        assert made.use[8:10] == bytes((TAKEN, FREE))
+        assert made.isolate(START + 16) == 4
+        assert made.use[15:33] == bytes((FREE,)) + bytes((TAKEN,)) * 16 + bytes((FREE,))
+
+    @pytest.mark.parametrize(
+        ("start", "frames", "orders"),
+        [
+            (0, 2048, {0: 10, 1024: 10}), (1, 15, {1: 0, 2: 1, 4: 2, 8: 3}), (6, 5, {6: 1, 8: 1, 10: 0}),
+            (1024, 1000, {1024: 9, 1536: 8, 1792: 7, 1920: 6, 1984: 5, 2016: 3}),
+        ],
+    )  # fmt: skip
+    def test_boot_gives_the_largest_aligned_blocks(self, start: int, frames: int, orders: dict[int, int]) -> None:
+        """__free_pages_memory; pageblocks of a block of order 10 are freed one by one and merge."""
+        made = FrameZone("DMA32", 0, 4096)
+        made.populate(start, frames)
+        assert made.order_of == orders
 
 
 class TestPageblocks:

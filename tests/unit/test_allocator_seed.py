@@ -82,6 +82,8 @@ class TestNumbers:
         assert normal.floor == 810
         assert dma32.floor == 1657 + 966
         assert normal.alloc(100_000, U) is not None
+        boosted = RAW | {"zoneinfo": RAW["zoneinfo"].replace("boost    0", "boost    7")}
+        assert [zone.floor for zone in count_zones(boosted)] == [817, 1657 + 7 + 966]
         assert replace(normal, floor=100_000).alloc(100_000, U) is None
 
     def test_a_demand_beyond_what_is_free_claims(self) -> None:

@@ -264,6 +264,13 @@ class TestNames:
 
 
 class TestStreams:
+    def test_cells_of_whole_windows(self) -> None:
+        one = np.ones(1, bool)
+        assert Stream(np.array([3]), one, 4 * 512, 9).guest_cells == 4
+        assert Stream(np.array([2047]), one, 4 * 512).guest_cells == 2048
+        with pytest.raises(UsageError, match="cells 0 to 3"):
+            Stream(np.array([4]), one, 4 * 512, 9)
+
     @pytest.mark.parametrize("name", ["live", "run", "stride"])
     def test_numbers_of_cells(self, name: str) -> None:
         for wrong in (0, MOST_PAGES + 1):

@@ -122,6 +122,7 @@ RULES = """
 from functools import cache
 
 LIMIT = 7
+LATE = 9
 
 @cache
 def known(a):
@@ -140,7 +141,7 @@ def loops(a):
 """
 TESTS = """
 import pytest
-from rules.one import LIMIT, known, loops, unknown
+from rules.one import LATE, LIMIT, known, loops, unknown
 
 EARLY = known(4)
 
@@ -162,6 +163,9 @@ def test_early():
 
 def test_loops():
     assert loops(3) == 0
+
+def test_late():
+    assert LATE == 9
 """
 DRIVE = """
 import sys
@@ -201,11 +205,12 @@ def test_a_campaign_kills_and_lets_survive(tmp_path: Path) -> None:
             ("0", "killed", 1),
             ("1", "killed", 1),
             ("5", "survived", 1),
-            ("7", "killed", 5),
+            ("7", "killed", 6),
             ("8", "unseen", 0),
+            ("9", "killed", 6),
             ("a * 5", "killed", 1),
             ("a + 8", "unseen", 0),
-            ("a + a", "killed", 5),
+            ("a + a", "killed", 6),
             ("a - 1", "timeout", 1),
             ("a > 0", "killed", 1),
         ]

@@ -224,7 +224,7 @@ class Buddy:
         self.remove(pfn, order, self.type_of(pfn))
         self._taken(pfn, order)
         if order >= PAGEBLOCK_ORDER - 1:
-            for part in range(pfn, pfn + (1 << order) - 1, BLOCK_PAGES):
+            for part in range(pfn, pfn + (1 << order), BLOCK_PAGES):
                 old, start = self.type_of(part), self.block_of(part)
                 if old < PCPTYPES and start is not None:
                     self.move_block(start, old, Migratetype.MOVABLE, Cause.ISOLATE)
