@@ -285,14 +285,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--gmem-seed", type=int, default=0, help="seed of the first random case, recorded in run.json")
     group.addoption("--gmem-cases", type=int, default=RANDOM_CASES, help="cases that are made of a random one")
     group.addoption("--gmem-deadline", type=float, default=STEP_SECONDS, help="seconds that one request may take")
-    group.addoption("--gmem-brief", action="store_true", help="of each function about a claim, its first case only")
+    group.addoption("--gmem-brief", action="store_true", help="a few telling cases of each claim only")
     group.addoption("--gmem-keep", action="store_true", help="save the testbed of a case that does not pass")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the run known; nothing happens before a case asks for it."""
     config.addinivalue_line(
-        "markers", "gmem(designs, claim): the gmem designs that a case is about (default: all), the claim it decides"
+        "markers",
+        "gmem(designs, claim, brief): the gmem designs that a case is about (default: all), the claim it decides,"
+        " and whether a brief run has it (default: yes)",
     )
     config.stash[_RUN] = GmemRun(config)
 
@@ -312,13 +314,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """``--gmem-brief``: of the cases that a function about a claim is made into, the first one stays."""
+    """``--gmem-brief``: of each function about a claim the first case stays; none where the marker says so."""
     if not config.getoption("gmem_brief"):
         return
     seen: set[tuple[Path, str]] = set()
     for item in tuple(items):
         function = item.path, getattr(item, "originalname", item.name)
-        if function in seen and any("claim" in marker.kwargs for marker in item.iter_markers("gmem")):
+        marked = list(item.iter_markers("gmem"))
+        left_out = any(marker.kwargs.get("brief") is False for marker in marked)
+        if left_out or (function in seen and any("claim" in marker.kwargs for marker in marked)):
             items.remove(item)
             config.hook.pytest_deselected(items=[item])
         seen.add(function)
@@ -331,18 +335,19 @@ def gmem(request: pytest.FixtureRequest) -> Case:
     return Case(request.config.stash[_RUN], replace(case_name(request.node), claim_id=claim_id), designs)
 
 
-_MARKER = 'the marker is written @pytest.mark.gmem(designs=["order0"], claim="C2"), with one of the two or both'
+_BRIEF = (None, True, False)
+_MARKER = 'write the marker @pytest.mark.gmem(designs=["order0"], claim="C2", brief=False), with at least one of them'
 
 
 def _marked(item: pytest.Item) -> tuple[tuple[str, ...], str]:
     """Designs and id of the claim, each from the closest marker that has it: the function's before the file's."""
     found: dict[str, Any] = {}
     for marker in item.iter_markers("gmem"):
-        if marker.args or not marker.kwargs or marker.kwargs.keys() - {"designs", "claim"}:
+        if marker.args or not marker.kwargs or marker.kwargs.keys() - {"designs", "claim", "brief"}:
             raise UsageError(_MARKER)
         found = {**marker.kwargs, **found}
     designs, claim = found.get("designs", ()), found.get("claim")
-    if not isinstance(designs, (list, tuple)) or not isinstance(claim, str | None):
+    if not isinstance(designs, (list, tuple)) or not isinstance(claim, str | None) or found.get("brief") not in _BRIEF:
         raise UsageError(_MARKER)
     return tuple(designs), claim_named(claim).id if claim is not None else ""
 

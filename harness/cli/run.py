@@ -114,7 +114,7 @@ def suite_paths(names: Sequence[str]) -> list[str]:
 @click.option(
     "--deadline", type=click.FloatRange(min=1), default=STEP_SECONDS, show_default=True, help="Seconds per step."
 )
-@click.option("--brief", is_flag=True, help="Of the cases that one function makes for a claim, the first only.")
+@click.option("--brief", is_flag=True, help="A few telling cases of each claim only: what a minute allows.")
 @click.option("--keep", is_flag=True, help="Save the testbed of a case that does not pass into its evidence.")
 @click.option("--dry-run", is_flag=True, help="List the cases and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")

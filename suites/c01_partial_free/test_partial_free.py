@@ -67,6 +67,7 @@ def test_compaction_does_not_mend_it(gmem: Case) -> None:
     compacted(done, 5)
 
 
+@pytest.mark.gmem(brief=False)
 def test_eight_broken_windows(gmem: Case) -> None:
     """Eight pages, one of each window, break eight folios: compaction brings none of them back."""
     done = gmem.run(

@@ -32,7 +32,7 @@ def private_on_cpu0(pages: int) -> tuple[Step, ...]:
     return Place("g0", 0), Convert(there, PRIVATE), Populate(there)
 
 
-@pytest.mark.gmem(claim="C2", designs=["order0"])
+@pytest.mark.gmem(claim="C2", designs=["order0"], brief=False)
 @pytest.mark.parametrize("count", [1, 48, 960])
 def test_same_cpu(gmem: Case, count: int) -> None:
     """Pages given up and touched again on one CPU get their frames back."""
@@ -48,7 +48,7 @@ def test_same_cpu(gmem: Case, count: int) -> None:
     )
 
 
-@pytest.mark.gmem(claim="C2", designs=["order0"])
+@pytest.mark.gmem(claim="C2", designs=["order0"], brief=False)
 @pytest.mark.parametrize("count", [1, 48, 960])
 def test_other_cpu(gmem: Case, count: int) -> None:
     """Pages given up on one CPU and touched again on another get other frames, each of them."""
@@ -65,7 +65,7 @@ def test_other_cpu(gmem: Case, count: int) -> None:
     )
 
 
-@pytest.mark.gmem(claim="C2", designs=["order0"])
+@pytest.mark.gmem(claim="C2", designs=["order0"], brief=False)
 def test_frames_wait_for_their_cpu(gmem: Case) -> None:
     """What another CPU did not find is still there for the one that freed it."""
     there, late = G0[8:56], G0[72:120]
@@ -85,7 +85,7 @@ def test_frames_wait_for_their_cpu(gmem: Case) -> None:
     )
 
 
-@pytest.mark.gmem(claim="C2", designs=["order0"])
+@pytest.mark.gmem(claim="C2", designs=["order0"], brief=False)
 def test_lists_that_overflow(gmem: Case) -> None:
     """Frames that a CPU's lists cannot keep go to the free lists: some come back, none is promised."""
     there = G0[0:1024]
@@ -132,7 +132,7 @@ def test_whole_windows_other_cpu(gmem: Case, windows: int) -> None:
     )
 
 
-@pytest.mark.gmem(claim="C2", designs=["thp-discard"])
+@pytest.mark.gmem(claim="C2", designs=["thp-discard"], brief=False)
 @pytest.mark.parametrize("cpu", [0, 1])
 def test_pages_of_a_large_folio(gmem: Case, cpu: int) -> None:
     """Pages that leave a large folio one by one come back to the CPU that freed them, each as a folio of its own."""

@@ -38,6 +38,7 @@ def test_there_and_back(gmem: Case, count: int) -> None:
     )
 
 
+@pytest.mark.gmem(brief=False)
 @IN_PLACE
 def test_touched_on_both_sides(gmem: Case) -> None:
     """Pages that are written on either side, on either CPU, take a frame once."""
@@ -56,6 +57,7 @@ def test_touched_on_both_sides(gmem: Case) -> None:
     )
 
 
+@pytest.mark.gmem(brief=False)
 @IN_PLACE
 def test_page_by_page(gmem: Case) -> None:
     """128 pages converted with one request each move no more than with one request for all."""

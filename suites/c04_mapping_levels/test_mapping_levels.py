@@ -40,6 +40,7 @@ def test_round_trip_of_one_page(gmem: Case, page: int) -> None:
     )
 
 
+@pytest.mark.gmem(brief=False)
 def test_neighbouring_window(gmem: Case) -> None:
     """The window beside it stays mapped by one leaf."""
     both = G0[0:1024]

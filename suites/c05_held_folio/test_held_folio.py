@@ -90,6 +90,7 @@ def test_it_splits_once_nobody_refers_to_it(gmem: Case, page: int) -> None:
     )
 
 
+@pytest.mark.gmem(brief=False)
 @DISCARD
 def test_a_folio_that_was_never_touched_goes_whole(gmem: Case) -> None:
     """A folio that only the host allocated is clean: one page becomes shared, and all 512 leave the guest_memfd."""
@@ -109,6 +110,7 @@ def test_a_folio_that_was_never_touched_goes_whole(gmem: Case) -> None:
     )
 
 
+@pytest.mark.gmem(brief=False)
 @DISCARD
 def test_what_leaves_under_a_reference_stays_allocated(gmem: Case) -> None:
     """A held folio that goes as a whole leaves the guest_memfd, and its memory comes free with the reference."""
@@ -128,6 +130,7 @@ def test_what_leaves_under_a_reference_stays_allocated(gmem: Case) -> None:
     )
 
 
+@pytest.mark.gmem(brief=False)
 @DISCARD
 def test_a_remainder(gmem: Case) -> None:
     """The same holds for what a split left: on 7.3 a folio of 1 MiB that cannot be split, on 6.12 single pages."""
@@ -170,6 +173,7 @@ def test_a_conversion_to_shared_is_refused(gmem: Case) -> None:
     )
 
 
+@pytest.mark.gmem(brief=False)
 @IN_PLACE
 def test_a_later_window_refuses(gmem: Case) -> None:
     """Windows are converted one after the other by the guest: those before the held one are, those after it not."""

@@ -71,6 +71,7 @@ def test_split(gmem: Case, backing: str) -> None:
     )
 
 
+@pytest.mark.gmem(brief=False)
 def test_split_gives_back_what_was_kept(gmem: Case) -> None:
     """What a partly mapped folio keeps for nothing comes free with its split."""
     gmem.run(
@@ -87,6 +88,7 @@ def test_split_gives_back_what_was_kept(gmem: Case) -> None:
     )
 
 
+@pytest.mark.gmem(brief=False)
 def test_migration_of_a_partly_mapped_folio_splits_it(gmem: Case) -> None:
     """It is not moved as it is: it is split, what is mapped moves and the rest is freed."""
     gmem.run(
@@ -121,6 +123,7 @@ def test_held_folio_stays(gmem: Case) -> None:
     )
 
 
+@pytest.mark.gmem(brief=False)
 def test_held_folio_is_not_split(gmem: Case) -> None:
     """A reference keeps a huge folio whole, asked or by a conversion, and nothing of it is freed; then it is split."""
     gmem.run(
@@ -144,6 +147,7 @@ def test_held_folio_is_not_split(gmem: Case) -> None:
     )
 
 
+@pytest.mark.gmem(brief=False)
 def test_held_folio_outlives_its_conversion(gmem: Case) -> None:
     """The whole window goes to private under one reference: its memory comes back with the reference only."""
     gmem.run(

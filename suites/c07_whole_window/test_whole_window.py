@@ -65,6 +65,7 @@ def test_whole_window(gmem: Case) -> None:
     )
 
 
+@pytest.mark.gmem(brief=False)
 def test_given_up_in_pieces(gmem: Case) -> None:
     """It does not matter how the window is given up: the touch after its last page went brings a huge folio."""
     gmem.run(
@@ -79,6 +80,7 @@ def test_given_up_in_pieces(gmem: Case) -> None:
     )
 
 
+@pytest.mark.gmem(brief=False)
 def test_holes_of_the_host(gmem: Case) -> None:
     """The same for holes that the host punches into a window that stays private."""
     gmem.run(
@@ -90,6 +92,7 @@ def test_holes_of_the_host(gmem: Case) -> None:
     )
 
 
+@pytest.mark.gmem(brief=False)
 def test_one_window_of_three(gmem: Case) -> None:
     """A window that was broken says nothing about its neighbours, which stay huge."""
     three = G0[0:1536]

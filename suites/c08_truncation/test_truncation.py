@@ -64,6 +64,7 @@ def test_whole_window(gmem: Case) -> None:
     )
 
 
+@pytest.mark.gmem(brief=False)
 @NOOP
 def test_window_given_up_in_halves(gmem: Case) -> None:
     """Halves that are converted one after the other free nothing: no single request covers the window."""

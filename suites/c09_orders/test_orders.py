@@ -53,6 +53,7 @@ def test_partial_conversion(gmem: Case) -> None:
     )
 
 
+@pytest.mark.gmem(brief=False)
 def test_window_given_up(gmem: Case) -> None:
     """Four pages of a window, aligned as folios of order 2 are, then the rest of their chunk."""
     gmem.run(Convert(CHUNK, PRIVATE), Populate(CHUNK), Convert(G0[256:260], SHARED), Convert(CHUNK, SHARED))

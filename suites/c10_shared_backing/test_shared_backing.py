@@ -69,6 +69,7 @@ def test_whole_window(gmem: Case, backing: str) -> None:
     )
 
 
+@pytest.mark.gmem(brief=False)
 @on_each
 def test_all_but_one_page(gmem: Case, backing: str) -> None:
     """511 pages of a shared window are private and used; then the last one goes too."""
@@ -90,6 +91,7 @@ def test_all_but_one_page(gmem: Case, backing: str) -> None:
     )
 
 
+@pytest.mark.gmem(brief=False)
 @on_each
 def test_page_by_page(gmem: Case, backing: str) -> None:
     """Sixteen pages of a shared window go to private one by one, come back, and are used again."""
@@ -108,6 +110,7 @@ def test_page_by_page(gmem: Case, backing: str) -> None:
     )
 
 
+@pytest.mark.gmem(brief=False)
 @on_each
 def test_read_before_written(gmem: Case, backing: str) -> None:
     """What the guest only reads, then writes, and what it shares a window with."""

@@ -49,24 +49,28 @@ def test_pieces_that_nobody_can_move(gmem: Case, leave: int) -> None:
     huge_under(gmem, Pressure("pinned", leave=leave), leave, "whole blocks left, pinned pieces besides")
 
 
+@pytest.mark.gmem(brief=False)
 @pytest.mark.parametrize("leave", [0, 2, 4, 8, 12])
 def test_pieces_that_compaction_may_mend(gmem: Case, leave: int) -> None:
     """Between pages that can be moved the host may make the blocks that it lacks."""
     huge_under(gmem, Pressure("fragment", leave=leave), leave, "whole blocks left, movable pieces besides")
 
 
+@pytest.mark.gmem(brief=False)
 @pytest.mark.parametrize("percent", [10, 50, 80, 95])
 def test_memory_in_pieces(gmem: Case, percent: int) -> None:
     """What share of the free memory is in pieces does not matter while whole blocks are left."""
     huge_under(gmem, Pressure("fragment", percent=percent), percent, "% of the free memory in pieces")
 
 
+@pytest.mark.gmem(brief=False)
 @pytest.mark.parametrize("percent", [50, 95])
 def test_memory_taken(gmem: Case, percent: int) -> None:
     """Memory that a process took is no reason to fall back while whole blocks are left."""
     huge_under(gmem, Pressure("anon", percent=percent), percent, "% of the memory taken by a process")
 
 
+@pytest.mark.gmem(brief=False)
 @pytest.mark.parametrize("percent", [50, 95, 99])
 def test_page_cache(gmem: Case, percent: int) -> None:
     """With a full page cache the host has to reclaim and compact first, and may fail."""

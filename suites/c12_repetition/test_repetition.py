@@ -29,6 +29,7 @@ ALL = G0[0:4096]
 BEGIN = (Place("g0", 0), Convert(ALL, PRIVATE), Populate(ALL))
 ROUNDS = 48
 """To shared and back: 96 conversions.  Drawn evenly, 48 pages meet each of 8 windows with a probability of 99 %."""
+BRIEF = 12
 TOUCHED_EVERY = 12
 """Rounds after which the guest touches all of its memory."""
 RUN = 125
@@ -56,7 +57,7 @@ def told(steps: Sequence[Step]) -> tuple[Tell, ...]:
     )
 
 
-@pytest.mark.parametrize(("number", "count"), [(ROUNDS, 1), (40, RUN)], ids=["96", "10000"])
+@pytest.mark.parametrize(("number", "count"), [(BRIEF, 1), (ROUNDS, 1), (40, RUN)], ids=["24", "96", "10000"])
 def test_anywhere(gmem: Case, number: int, count: int) -> None:
     """Pages anywhere: each window that a conversion meets loses its huge folio, and none comes back."""
     firsts = random.Random("anywhere").sample(range(4096 - count), number)  # the same ones in every run
@@ -64,6 +65,7 @@ def test_anywhere(gmem: Case, number: int, count: int) -> None:
     gmem.run(*BEGIN, *steps, tells=told(steps))
 
 
+@pytest.mark.gmem(brief=False)
 def test_one_window(gmem: Case) -> None:
     """Pages of one window: it costs one huge folio, however often."""
     steps = rounds([1024 + number * 37 % 512 for number in range(ROUNDS)])

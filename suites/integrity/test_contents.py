@@ -81,7 +81,7 @@ def test_kept_pages_are_the_old_ones(gmem: Case, count: int) -> None:
     )
 
 
-@pytest.mark.gmem(claim="Integrity", designs=ALL)
+@pytest.mark.gmem(claim="Integrity", designs=ALL, brief=False)
 def test_page_by_page(gmem: Case) -> None:
     """Every page of a window's half converted with a request of its own: the other half keeps its contents."""
     window, half = G0[0:512], G0[128:384]

@@ -40,6 +40,7 @@ def test_private_pages_do_not_show(gmem: Case) -> None:
     )
 
 
+@pytest.mark.gmem(brief=False)
 def test_another_guest_shares_beside_it(gmem: Case) -> None:
     """What one guest shares shows, what another one has private at the same places does not."""
     gmem.run(

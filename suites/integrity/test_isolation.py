@@ -38,6 +38,7 @@ def test_pages_of_one_go_to_the_other(gmem: Case, count: int) -> None:
     )
 
 
+@pytest.mark.gmem(brief=False)
 def test_same_places(gmem: Case) -> None:
     """Two guests that write and convert the same pages at the same time each keep their own."""
     gmem.run(
@@ -55,6 +56,7 @@ def test_same_places(gmem: Case) -> None:
     )
 
 
+@pytest.mark.gmem(brief=False)
 def test_after_another_guest_ended(gmem: Case) -> None:
     """The memory of a guest that ended shows in no page that another one gets."""
     gmem.run(

@@ -90,6 +90,7 @@ class TestRun:
             f"@pytest.mark.gmem(claim='C1')\n{many}def test_pass(gmem, n):\n    gmem.run(Empty())\n"
             f"{many}def test_pass__no_claim(gmem, n):\n    gmem.run(Empty())\n"
         )
+        suite += "@pytest.mark.gmem(claim='C1', brief=False)\ndef test_pass__not_brief(gmem):\n    gmem.run(Empty())\n"
         runs.run(runs.suite(suite), "--out", "out", "--brief")
         names = [result["case"] for result in runs.results()]
         assert names == ["pass[1]", *(f"pass__no_claim[{n}]" for n in (1, 2, 3))]

@@ -97,9 +97,10 @@ def _cases() -> Iterator[Any]:
         for name, function in inspect.getmembers(module, inspect.isfunction):
             if not name.startswith("test_"):
                 continue
-            mark = next(mark for mark in (*_marks(function), *_marks(module)) if mark.name == "gmem")
+            marks = [mark.kwargs for mark in (*_marks(module), *_marks(function)) if mark.name == "gmem"]
+            marked = {key: value for kwargs in marks for key, value in kwargs.items()}
             for number, arguments in enumerate(_calls(function)):
-                yield pytest.param(function, arguments, mark.kwargs, id=f"{file.parent.name}-{name}-{number}")
+                yield pytest.param(function, arguments, marked, id=f"{file.parent.name}-{name}-{number}")
 
 
 @pytest.mark.parametrize(("function", "arguments", "marked"), list(_cases()))
