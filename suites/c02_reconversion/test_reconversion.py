@@ -99,7 +99,7 @@ def test_lists_that_overflow(gmem: Case) -> None:
     )
 
 
-@pytest.mark.gmem(claim="C2", designs=["order0", "thp-discard"])
+@pytest.mark.gmem(claim="C2", designs=["order0", "thp-discard"], brief=False)
 @pytest.mark.parametrize("windows", [1, 3])
 def test_whole_windows_same_cpu(gmem: Case, windows: int) -> None:
     """Whole 2 MiB windows given up and touched again on one CPU get their frames back, large folios too."""

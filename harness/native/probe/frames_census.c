@@ -9,6 +9,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 // Neighbouring frames that are folios of one order.  This is what goes over the wire, little endian.
@@ -21,11 +23,52 @@ struct run {
 #define FLAGS_AT_ONCE 4096u  // 16 MiB of memory for each read
 #define RUNS_MAX (REPLY_BLOB_MAX / sizeof(struct run))
 
-static int flags_fd = -1, flags_err = ENOENT;
+static int flags_fd = -1, flags_err = ENOENT, iomem_fd = -1;
 static uint64_t flags[FLAGS_AT_ONCE];
+
+// Where there is memory: elsewhere /proc/kpageflags is long, and says nothing.
+#define RANGES_MAX 128u
+
+static struct range {
+	uint64_t first, end;  // pages
+} ram[RANGES_MAX];
+static size_t ranges;
+static char iomem[1 << 16];
+
+static void add_range(const char *line, const char *name)
+{
+	static const char ram_name[] = "System RAM";
+	unsigned long long first, last;
+
+	if (strncmp(name, ram_name, sizeof(ram_name) - 1) || sscanf(line, "%llx-%llx", &first, &last) != 2 || !last)
+		return;
+	ram[ranges++] = (struct range){ .first = first / 4096, .end = last / 4096 + 1 };
+}
+
+// Read anew for each census, as memory may be plugged; all pages are one range where nothing is told.
+static void find_memory(void)
+{
+	ssize_t len = iomem_fd < 0 ? -EBADF : read_whole(iomem_fd, iomem, sizeof(iomem) - 1);
+	char *line = iomem, *end, *name;
+
+	ranges = 0;
+	iomem[len < 0 ? 0 : len] = '\0';
+	for (; (end = strchr(line, '\n')) && ranges < RANGES_MAX; line = end + 1) {
+		*end = '\0';
+		name = strstr(line, " : ");
+		if (name)
+			add_range(line, name + 3);
+	}
+	if (!ranges || ranges == RANGES_MAX) {
+		ram[0] = (struct range){ .end = UINT64_MAX / sizeof(*flags) };
+		ranges = 1;
+	}
+}
 
 void frames_open(void)
 {
+	iomem_fd = open_read("/proc/iomem");
+	find_memory();  // its buffers are allocated with the first read
 	flags_fd = open_read("/proc/kpageflags");
 	flags_err = flags_fd < 0 ? -flags_fd : 0;  // needs root: the verb says so
 	for (size_t i = 0; i < FLAGS_AT_ONCE; i++)
@@ -62,6 +105,10 @@ static bool end_folio(struct scan *s)
 
 static bool look_at(struct scan *s, uint64_t page)
 {
+	if (!s->pages && (page & (GMEM_MASK | KPF_COMPOUND_TAIL)) != GMEM_FLAGS) {  // nearly all pages
+		s->pfn++;
+		return true;
+	}
 	if (page & KPF_COMPOUND_TAIL) {
 		s->pages += !!s->pages;
 	} else {
@@ -73,12 +120,21 @@ static bool look_at(struct scan *s, uint64_t page)
 	return true;
 }
 
+// Returns how many pages were read, 0 at the end, -1 with errno set.
+static ssize_t read_flags(uint64_t pfn, uint64_t end)
+{
+	size_t pages = end - pfn < FLAGS_AT_ONCE ? end - pfn : FLAGS_AT_ONCE;
+	ssize_t got = pread(flags_fd, flags, pages * sizeof(*flags), pfn * sizeof(*flags));
+
+	return got < 0 ? got : got / (ssize_t)sizeof(*flags);
+}
+
 // "frames from=PFN": `next` is where to go on, 0 when all memory was looked at.
 void verb_frames(void)
 {
 	struct scan s = { .runs = (struct run *)scratch };
 	bool room = true;
-	ssize_t got;
+	ssize_t got = 0;
 
 	if (!need_u64("from", &s.pfn))
 		return;
@@ -86,9 +142,18 @@ void verb_frames(void)
 		reply_errno(flags_err, "/proc/kpageflags");
 		return;
 	}
-	while (room && (got = pread(flags_fd, flags, sizeof(flags), s.pfn * sizeof(*flags))) > 0)
-		for (ssize_t i = 0; room && i < got / (ssize_t)sizeof(*flags); i++)
-			room = look_at(&s, flags[i]);
+	find_memory();
+	for (struct range *r = ram; room && got >= 0 && r < ram + ranges; r++) {
+		if (s.pfn < r->first) {
+			room = end_folio(&s);
+			if (!room)
+				break;
+			s.pfn = r->first;
+		}
+		while (room && s.pfn < r->end && (got = read_flags(s.pfn, r->end)) > 0)
+			for (ssize_t i = 0; room && i < got; i++)
+				room = look_at(&s, flags[i]);
+	}
 	if (room && got < 0) {
 		reply_errno(errno, "reading /proc/kpageflags at page %lu", s.pfn);
 		return;
