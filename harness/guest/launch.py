@@ -16,8 +16,26 @@ from dataclasses import dataclass, replace
 from harness.errors import UsageError
 from harness.guest.backing import ANON_4K, BackingRecord
 
-GUEST_FILES = "/gmem"
-"""Folder of the emulated host's image with firmware, guest kernel, guest image and interposers."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are on the host that a guest is started on."""
+
+    files: str = "/gmem"
+    """Folder with firmware, guest kernel, guest image and interposers."""
+    ports: str = "/dev/virtio-ports/gmem."
+    """Prefix of a guest's channels: ``PREFIX g0.agent`` and so on."""
+    logs: str = "/run/"
+    """Prefix of the files with what each QEMU and its interposers print on standard error."""
+    program: str = ""
+    """The QEMU, in place of the launch record's."""
+    forwards: bool = True
+    """Whether a port of the host's loopback leads to the guest's SSH."""
+
+
+EMULATED = Places()
+"""The emulated host's own image."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +47,7 @@ class LaunchRecord:
     """What every report calls such a guest."""
     program: str
     preload: tuple[str, ...]
-    """The interposers, files in GUEST_FILES: the first stands before QEMU, the last before KVM."""
+    """The interposers, files in ``Places.files``: the first stands before QEMU, the last before KVM."""
     firmware: str
     cpu: str
     machine: str
@@ -123,10 +141,13 @@ class GuestSpec:
         """Size of the guest's RAM, and of its guest_memfd."""
         return self.memory_mib << 20
 
+    places: Places = EMULATED
+    """Where its host has what it needs."""
+
     @property
     def error_log(self) -> str:
-        """The file in the emulated host that has what its QEMU and the interposers print on standard error."""
-        return f"/run/{self.name}-qemu.err"
+        """The file on the host that has what its QEMU and the interposers print on standard error."""
+        return f"{self.places.logs}{self.name}-qemu.err"
 
     @property
     def ssh_port(self) -> int:
@@ -135,15 +156,16 @@ class GuestSpec:
 
 
 def guest_command(spec: GuestSpec, *, cbitpos: int) -> tuple[list[str], dict[str, str]]:
-    """Arguments and environment of the guest's QEMU, as it is run inside the emulated host.
+    """Arguments and environment of the guest's QEMU, as it is run on the host under test.
 
-    ``cbitpos`` is CPUID 0x8000001f EBX[5:0] of the emulated host; QEMU compares the two.
+    ``cbitpos`` is CPUID 0x8000001f EBX[5:0] of that host; QEMU compares the two.
     """
-    record = spec.launch
-    preload = ":".join(f"{GUEST_FILES}/{name}" for name in record.preload)
-    port = f"/dev/virtio-ports/gmem.{spec.name}"
+    record, places = spec.launch, spec.places
+    preload = ":".join(f"{places.files}/{name}" for name in record.preload)
+    port = f"{places.ports}{spec.name}"
+    forward = f",hostfwd=tcp:127.0.0.1:{spec.ssh_port}-:22" if places.forwards else ""
     arguments = [
-        record.program,
+        places.program or record.program,
         *("-L", "/usr/share/qemu"),
         "-nodefaults",
         "-no-user-config",
@@ -157,9 +179,9 @@ def guest_command(spec: GuestSpec, *, cbitpos: int) -> tuple[list[str], dict[str
         *("-m", f"{spec.memory_mib}M"),
         # Populated at once: the guest's own work then faults no page in while it is observed.
         *("-object", spec.backing.arguments(spec.memory_mib, prealloc=record.prealloc)),
-        *("-bios", f"{GUEST_FILES}/{record.firmware}"),
-        *("-kernel", f"{GUEST_FILES}/guest-kernel"),
-        *("-initrd", f"{GUEST_FILES}/guest-image"),
+        *("-bios", f"{places.files}/{record.firmware}"),
+        *("-kernel", f"{places.files}/guest-kernel"),
+        *("-initrd", f"{places.files}/guest-image"),
         *("-append", f"console=ttyS0 panic=-1 loglevel=6 gmem.tag={spec.number}"),
         *("-serial", f"file:{port}.console"),
         # Each queue's eventfd is one more file that QEMU's main loop polls, and whoever polls more than nine makes the
@@ -170,7 +192,7 @@ def guest_command(spec: GuestSpec, *, cbitpos: int) -> tuple[list[str], dict[str
         *("-device", "virtserialport,chardev=agent,name=gmem.agent"),
         *("-chardev", f"pipe,id=monitor,path={port}.qmp"),
         *("-mon", "chardev=monitor,mode=control"),
-        *("-netdev", f"user,id=net0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:{spec.ssh_port}-:22"),
+        *("-netdev", f"user,id=net0,restrict=on,ipv6=off{forward}"),
         *("-device", "virtio-net-device,netdev=net0"),
         # The log is a port too: a file would grow the page cache that is being measured.
         *("-D", f"{port}.log"),

@@ -45,6 +45,8 @@ PROGRAMS: Final[Mapping[str, NativeProgram]] = MappingProxyType(
         "probe": NativeProgram(folders=("probe", "frame"), file="gmem-probe"),
         # starts processes and moves files, in the emulated host and in the guest
         "control": NativeProgram(folders=("control", "frame"), file="gmem-control"),
+        # carries the streams of all others over one link, to a host that is reached over SSH
+        "relay": NativeProgram(folders=("relay", "frame"), file="gmem-relay"),
         # takes memory of the host and keeps it
         "pressure": NativeProgram(folders=("pressure",), file="gmem-pressure"),
         # stands in for the SNP firmware under a stock QEMU

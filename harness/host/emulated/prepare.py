@@ -86,14 +86,20 @@ class Clock:
             self._progress(name)
 
 
-def prepare(spec: TestbedSpec, channels: Channels, evidence: Path, clock: Clock) -> TestbedState:
-    """Bring a machine that has just reached user space into the state to be saved."""
+def prepare(
+    spec: TestbedSpec, channels: Channels, evidence: Path, clock: Clock, *, own_host: bool = True
+) -> TestbedState:
+    """Bring a machine that has just reached user space into the state to be saved.
+
+    One that is not ours (``own_host``) has its own SSH server.
+    """
     control, probe = channels.control, channels.probe
     control.hello(1, timeout=10.0)
     _check_kernel(control)
     probe.hello()
     keys = Keys.generate(["host", *(guest.name for guest in spec.guests)])
-    _start_ssh(control, keys, "host")
+    if own_host:
+        _start_ssh(control, keys, "host")
     facts = _kernel_facts(control)
     set_up_memory(spec.backing, sum(guest.memory_mib for guest in spec.guests), probe)
     clock.begin("guests")
@@ -166,7 +172,7 @@ def _start_guests(guests: Sequence[GuestSpec], control: Control, evidence: Path)
         arguments, environment = guest_command(guest, cbitpos=cbitpos)
         script = [f"{key}={value}" for key, value in sorted(environment.items())]
         (evidence / f"{guest.name}-qemu.txt").write_text(
-            "# run inside the emulated host\n" + " \\\n    ".join([*script, *arguments]) + "\n"
+            "# run on the host under test\n" + " \\\n    ".join([*script, *arguments]) + "\n"
         )
         pids[guest.name] = control.spawn(arguments, environment, guest.error_log)
     return pids

@@ -116,6 +116,7 @@ static void become(const struct command *command, int out)
 {
 	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 
+	prctl(PR_SET_PDEATHSIG, SIGKILL);  // on a host that is not ours nothing stays behind
 	setsid();
 	dup2(null, 0);
 	dup2(out, 1);
