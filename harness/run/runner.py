@@ -26,7 +26,7 @@ from harness.guest.conversions import EVENT, Conversion, parse_trace
 from harness.guest.launch import launch_on
 from harness.host.emulated.prepare import Clock
 from harness.host.emulated.state import TestbedSpec
-from harness.host.emulated.testbed import Lab, Testbed
+from harness.host.testbed import Testbed, Testbeds
 from harness.model.context import Backing, Design
 from harness.model.course import Course, looks
 from harness.model.designs import backing_named
@@ -39,6 +39,7 @@ from harness.run.evidence import keep_predictions, keep_sample, thin_out
 from harness.run.frames import ROOM_FRACTION, FrameWatch, list_cap, list_limits
 from harness.run.held import check_pins
 from harness.run.judge import compare_conversions, expected_on_guest, judge
+from harness.run.judged import judged_only
 from harness.run.locate import misplaced
 from harness.run.outcome import CLASSES, outcome, verdict_of_error
 from harness.run.refusal import compare_refusals, error_offset
@@ -109,27 +110,21 @@ class ScenarioRun:
 
         What the action gave to RCU is waited for behind it, so the settling before it need not wait again.
         """
-        probe = self.testbed.channels.probe
-        probe.settle(rcu=False)
-        probe.sample(_BEFORE)
+        testbed = self.testbed
+        testbed.settle(rcu=False)
+        testbed.sample(_BEFORE)
         done = action()
-        probe.settle()
-        probe.sample(_AFTER)
-        guests = self.guest_names()
-        return done, probe.fetch(_BEFORE, guests), probe.fetch(_AFTER, guests)
-
-    def guest_names(self) -> dict[int, str]:
-        """Process id to name of every guest's QEMU."""
-        return {guest.pid: guest.name for guest in self.testbed.state.guests}
+        testbed.settle()
+        testbed.sample(_AFTER)
+        return done, testbed.fetch(_BEFORE), testbed.fetch(_AFTER)
 
     def measure_noise(self) -> Sample:
         """Observe nothing happening a few times; returns the last sample, from which the scenario starts."""
-        probe = self.testbed.channels.probe
+        testbed = self.testbed
         for slot in range(IDLE_WINDOWS + 1):
-            probe.settle(rcu=slot in (0, IDLE_WINDOWS))
-            probe.sample(slot)
-        guests = self.guest_names()
-        samples = [probe.fetch(slot, guests) for slot in range(IDLE_WINDOWS + 1)]
+            testbed.settle(rcu=slot in (0, IDLE_WINDOWS))
+            testbed.sample(slot)
+        samples = [testbed.fetch(slot) for slot in range(IDLE_WINDOWS + 1)]
         for before, after in pairwise(samples):
             for counter, moved in difference(before, after).items():
                 self.noise[counter] = max(self.noise.get(counter, 0), abs(moved))
@@ -150,13 +145,14 @@ class ScenarioRun:
         regions = prepared_regions(self.design, self.backing, self.facts)
         known = self.scenario, self.design, values, self.facts
         predictions = predict(*known, backing=self.backing, regions=regions)
+        predictions = [judged_only(step, self.testbed.judges) for step in predictions]
         keep_predictions(self.evidence, predictions)
         check_pins(predictions, self.testbed.state.kernel_facts)
         if any(map(looks, self.scenario.steps)):
             self.course = Course(*known, backing=self.backing, regions=regions)
         for index in range(len(predictions)):
             if self.course:
-                predictions[index] = self.course.predict()
+                predictions[index] = judged_only(self.course.predict(), self.testbed.judges)
                 keep_predictions(self.evidence, predictions)
             result = self.one_step(predictions[index])
             self.steps.append(result)
@@ -274,7 +270,7 @@ _LAST_WORDS_SECONDS = 0.5
 
 
 def run_scenario(
-    lab: Lab,
+    lab: Testbeds,
     saved: Path,
     spec: TestbedSpec,
     scenario: Scenario,
@@ -287,7 +283,7 @@ def run_scenario(
     keep: bool = False,
     deadline: float = STEP_SECONDS,
 ) -> CaseResult:
-    """Restore a testbed, walk the scenario, judge it.
+    """Take a testbed, walk the scenario, judge it.
 
     ``keep`` saves a testbed that does not pass beside its evidence; ``deadline`` bounds each request in seconds.
 

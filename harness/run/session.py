@@ -27,6 +27,7 @@ from harness.host.emulated.machine import qemu_program
 from harness.host.emulated.prepare import Clock, Phase
 from harness.host.emulated.state import TestbedSpec, TestbedState
 from harness.host.emulated.testbed import DESCRIPTION, Lab
+from harness.host.testbed import Testbeds
 from harness.kernel.progress import Progress, silent
 from harness.kernel.record import Kernel
 from harness.model.designs import design_named
@@ -124,10 +125,15 @@ class Session:
 
     @property
     def lab(self) -> Lab:
-        """Kernel and images; made on first use."""
+        """Kernel and images of the emulated host; made on first use."""
         if self._lab is None:
             self._lab = self._make_lab()
         return self._lab
+
+    @property
+    def testbeds(self) -> Testbeds:
+        """Where the testbeds of ``--host`` come from; made on first use."""
+        return self.lab
 
     def _make_lab(self) -> Lab:
         clock = Clock()
@@ -164,10 +170,10 @@ class Session:
             clock = Clock()
             whose = _ANY
             try:
-                lab = self.lab
+                testbeds = self.testbeds
                 whose = key
                 folder = self.evidence(_boot_folder(spec))
-                saved = lab.saved(spec, folder, clock)
+                saved = testbeds.saved(spec, folder, clock)
                 state = TestbedState.load(saved / DESCRIPTION)
                 self.design, self.design_evidence = choose_design(self.options.design, state.kernel_facts)
                 if spec.guests:
@@ -243,7 +249,7 @@ class Session:
         for attempt in range(1, MEASURE_AT_MOST + 1):
             folder = self.evidence(f"{name.suite}-{name.case}" + (f"-{name.repeat}" if name.repeat > 1 else ""))
             result = run_scenario(
-                self.lab,
+                self.testbeds,
                 ready.saved,
                 ready.spec,
                 scenario,

@@ -7,15 +7,14 @@ A step returns what the guest and the host did, so that it can be compared with 
 from __future__ import annotations
 
 import errno
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from harness.errors import InfraError, UsageError
 from harness.guest.agent import CALLS_AT_ONCE, CHUNK_PAGES, PAGE_SIZE, ConversionRefused, GuestAgent
 from harness.guest.conversions import Conversion
-from harness.host.emulated.testbed import Testbed
 from harness.host.probe import ProbeClient, ProbeError
+from harness.host.testbed import Testbed
 from harness.model.prediction import StepPrediction
 from harness.model.state import page_set
 from harness.run import held, shared_side
@@ -51,7 +50,6 @@ from harness.scenario.steps import (
 STEP_SECONDS = 60.0
 """Default deadline for one request to a guest or to the probe; 4096 pages take 0.3 s on an idle machine."""
 _CLOSE_SECONDS = 30.0
-_POLL = 0.01
 
 
 @dataclass(frozen=True)
@@ -181,7 +179,7 @@ def _punch(walker: Walker, step: PunchHole, prediction: StepPrediction) -> Done:
 def _host_side(walker: Walker, pages: PageRange, mode: str) -> Done:
     for offset, length in walker.extents(pages):
         try:
-            walker.probe.fallocate(walker.pid(pages.region), mode, offset, length, timeout=walker.deadline)
+            walker.testbed.fallocate(pages.guest, mode, offset, length, timeout=walker.deadline)
         except ProbeError as error:
             if not error.code.startswith("E"):  # not an errno: the probe itself is in trouble
                 raise
@@ -221,18 +219,8 @@ def _split(walker: Walker, step: Split, prediction: StepPrediction) -> Done:
 
 
 def _close(walker: Walker, step: Close, prediction: StepPrediction) -> Done:
-    """Quit the guest's QEMU and wait until its process is gone."""
-    guest = walker.testbed.guest(step.guest)
-    walker.probe.unwatch(guest.pid)  # the probe's descriptor would keep the guest_memfd alive
-    with walker.testbed.channels.monitor(guest.name) as monitor:
-        monitor.execute("quit")
-    control = walker.testbed.channels.control
-    end = time.monotonic() + _CLOSE_SECONDS
-    while control.status(guest.pid) == "running":
-        if time.monotonic() > end:
-            raise InfraError(f"QEMU of {guest.name} did not end within {_CLOSE_SECONDS:g} s after quit")
-        time.sleep(_POLL)
-    walker.closed.add(guest.name)
+    walker.testbed.end_guest(step.guest, timeout=_CLOSE_SECONDS)
+    walker.closed.add(step.guest)
     return Done()
 
 

@@ -137,6 +137,11 @@ class FakeTestbed:
     save_error: Exception | None = None
     facts: dict[str, str] = field(default_factory=dict)
     check_consoles = testbeds.Testbed.check_consoles
+    judges = testbeds.Testbed.judges
+    settle = testbeds.Testbed.settle
+    sample = testbeds.Testbed.sample
+    fetch = testbeds.Testbed.fetch
+    fallocate = testbeds.Testbed.fallocate
 
     @property
     def spec(self) -> shapes.TestbedSpec:

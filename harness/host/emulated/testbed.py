@@ -10,6 +10,7 @@ import contextlib
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from types import TracebackType
 import msgspec
 
 from harness.cache import ContentCache, content_key
+from harness.counters.sample import Sample
 from harness.errors import CrashError, InfraError
 from harness.guest.agent import GuestAgent
 from harness.guest.console import find_crash, read_console
@@ -41,6 +43,7 @@ KEEP_SAVED, UNUSED_SECONDS = 16, 3600.0
 BOOT = "boot-"
 """Prefix of the consoles up to the save, kept beside the state and in the evidence of whoever restores it."""
 _ANSWER_SECONDS = 10.0
+_POLL = 0.01
 
 
 class Testbed:
@@ -179,6 +182,39 @@ class Testbed:
             self.check_consoles()  # a crash explains whatever else failed
             raise
         clock.begin("")
+
+    # -- what a scenario does to it
+
+    judges = ("*",)
+    """It is at rest and nobody else's: every counter is judged."""
+
+    def settle(self, *, rcu: bool = True) -> None:
+        """Bring the kernel's counters to rest."""
+        self.channels.probe.settle(rcu=rcu)
+
+    def sample(self, slot: int) -> None:
+        """Read all counters into a slot on the host."""
+        self.channels.probe.sample(slot)
+
+    def fetch(self, slot: int) -> Sample:
+        """The counters of a slot."""
+        return self.channels.probe.fetch(slot, {guest.pid: guest.name for guest in self.state.guests})
+
+    def fallocate(self, guest: str, mode: str, offset: int, length: int, *, timeout: float) -> None:
+        """By the probe, on its own descriptor of the guest_memfd."""
+        self.channels.probe.fallocate(self.guest(guest).pid, mode, offset, length, timeout=timeout)
+
+    def end_guest(self, name: str, *, timeout: float) -> None:
+        """Quit the guest's QEMU and wait until its process is gone."""
+        pid = self.guest(name).pid
+        self.channels.probe.unwatch(pid)  # the probe's descriptor would keep the guest_memfd alive
+        with self.channels.monitor(name) as monitor:
+            monitor.execute("quit")
+        end = time.monotonic() + timeout
+        while self.channels.control.status(pid) == "running":
+            if time.monotonic() > end:
+                raise InfraError(f"QEMU of {name} did not end within {timeout:g} s after quit")
+            time.sleep(_POLL)
 
     # -- SSH
 

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which predictions a verdict may rest on: on a host that others use too, only those on counters of our own objects.
+
+Noise is no way around that: the machine-wide counters of such a host move at any time and by any amount, so that what
+its empty windows showed bounds nothing of what the next window will.  Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from harness.model.prediction import StepPrediction
+from harness.model.quiet import matches
+
+NOT_OURS = "the host under test is not ours alone: whatever else runs on it moves this counter"
+
+
+def judged_only(prediction: StepPrediction, patterns: Sequence[str]) -> StepPrediction:
+    """The prediction for the counters that match; the others are unpredicted, with the reason."""
+    wanted = tuple(patterns)
+    kept = {name: bound for name, bound in prediction.predictions.items() if matches(name, wanted)}
+    if len(kept) == len(prediction.predictions):
+        return prediction
+    dropped = {name: NOT_OURS for name in prediction.predictions.keys() - kept.keys()}
+    return replace(prediction, predictions=kept, unpredicted={**prediction.unpredicted, **dropped})
