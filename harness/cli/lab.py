@@ -45,10 +45,11 @@ def lab_group() -> None:
 @lab_group.command("up")
 @click.option("--kernel", metavar="NAME|TREE|IMAGE", help="Kernel under test (default: that of kernels.yaml).")
 @click.option("--patch", multiple=True, type=click.Path(exists=True, dir_okay=False), help="Patch on a named kernel.")
-@click.option("--guests", type=click.IntRange(1, MAX_GUESTS), default=1, show_default=True, help="How many guests.")
+@click.option("--guests", type=click.IntRange(0, MAX_GUESTS), default=1, show_default=True, help="How many guests.")
 @click.option("--chunks", type=click.IntRange(1), default=8, show_default=True, help="2 MiB chunks per guest's region.")
 @click.option("--guest", default="snp-stand-in", show_default=True, help="How guests are started.")
 @click.option("--backing", default=ANON_4K.name, show_default=True, help="What the guests' shared memory is made of.")
+@click.option("--nodes", type=click.IntRange(1, 2), default=1, show_default=True, help="NUMA nodes of the host.")
 @click.option("--name", metavar="NAME", default=DEFAULT_NAME, show_default=True, help="What to call the testbed.")
 @click.option("--state", type=click.Path(file_okay=False), help="Restore what lab save or gmem run --keep wrote here.")
 @click.option("--fresh", is_flag=True, help="Boot, instead of restoring a saved testbed.")
@@ -63,6 +64,7 @@ def up(
     chunks: int,
     guest: str,
     backing: str,
+    nodes: int,
     name: str,
     state: str | None,
     fresh: bool,
@@ -85,7 +87,9 @@ def up(
             plan = plan_from_state(place, Path(state).absolute())
             make_room(place)
         else:
-            shape = TestbedSpec.of(guests=guests, chunks=chunks, launch=launch_record(guest), backing=record)
+            shape = TestbedSpec.of(
+                guests=guests, chunks=chunks, launch=launch_record(guest), backing=record, nodes=nodes
+            )
             plan = plan_to_make(place, shape, kernel, [Path(path) for path in patch], clocks, fresh=fresh)
         if fresh:
             note(f"booting an emulated host with {guests} guest(s)")
@@ -100,7 +104,7 @@ def up(
 
 def _state_alone(ctx: click.Context) -> None:
     """A saved testbed has its kernel and its shape."""
-    for other in ("kernel", "patch", "guests", "chunks", "guest", "backing", "fresh"):
+    for other in ("kernel", "patch", "guests", "chunks", "guest", "backing", "nodes", "fresh"):
         if ctx.get_parameter_source(other) is not ParameterSource.DEFAULT:
             raise UsageError(f"--{other} makes no sense with --state: a saved testbed has its kernel and its shape")
 
@@ -174,6 +178,17 @@ def _run(found: Found, machine: str, command: list[str] | None, timeout: float |
     line = None if command is None else command[0] if len(command) == 1 else shlex.join(command)
     with client.ssh(found, machine) as session:
         return terminal.run_there(session, line, alive=lambda: client.ask(found, "pulse"), timeout=timeout)
+
+
+@lab_group.command("ssh-config")
+@_name
+def ssh_config_command(name: str | None) -> int:
+    """Write a configuration for OpenSSH with which "ssh -F FILE gmem-lab-NAME" reaches the emulated host.
+
+    Its path is printed; it ends with the testbed.
+    """
+    print(client.ssh_config(find_alive(cache_root(), name)))
+    return 0
 
 
 # -- save, down, status

@@ -17,7 +17,6 @@ from harness.errors import UsageError
 from harness.guest.backing import ANON_4K, BackingRecord
 
 
-
 @dataclass(frozen=True)
 class Places:
     """Where things are on the host that a guest is started on."""

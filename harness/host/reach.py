@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol
 
+from harness.cache import cache_root
 from harness.errors import InfraError
 
 CONNECT_SECONDS: Final = 20.0
@@ -164,6 +165,12 @@ class LocalReach:
         """Nothing is open."""
 
 
+def _in_cache(path: str) -> str:
+    """The file that is meant; relative ones stay as they are."""
+    prefix, colon, rest = path.partition(":")
+    return str(cache_root() / rest) if colon and prefix == "cache" else path and str(Path(path).expanduser())
+
+
 @dataclass(frozen=True)
 class SshTarget:
     """Whom ``ssh`` shall reach, and how; what is left out is as in the user's own configuration of OpenSSH."""
@@ -178,7 +185,7 @@ class SshTarget:
     known_hosts: str = ""
     """File with the host's key, in place of the user's."""
     config: str = ""
-    """File in place of ``~/.ssh/config``."""
+    """File in place of ``~/.ssh/config``; ``cache:PATH`` is one in the cache, as ``gmem lab ssh-config`` writes it."""
 
     def options(self) -> list[str]:
         """Options of ``ssh``, without the host."""
@@ -187,7 +194,7 @@ class SshTarget:
             *("-o", f"ConnectTimeout={CONNECT_SECONDS:.0f}", "-o", "ServerAliveInterval=5"),
             *("-o", "ServerAliveCountMax=3", "-o", "ForwardX11=no", "-o", "ForwardAgent=no"),
         ]
-        for option, value in (("-F", self.config), ("-l", self.user), ("-J", self.jump)):
+        for option, value in (("-F", _in_cache(self.config)), ("-l", self.user), ("-J", self.jump)):
             words += [option, value] if value else []
         if self.port:
             words += ["-p", str(self.port)]

@@ -7,10 +7,10 @@ testbed's ways in have deadlines, and every method raises a ``GmemError``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from harness.counters.sample import Sample
 from harness.guest.agent import GuestAgent
@@ -19,6 +19,8 @@ from harness.host.emulated.control import Control
 from harness.host.emulated.prepare import Clock
 from harness.host.emulated.state import GuestState, TestbedSpec, TestbedState
 from harness.host.probe import ProbeClient
+
+T = TypeVar("T")
 
 
 class Ways(Protocol):
@@ -85,6 +87,13 @@ class Testbed(Protocol):
 
     def check_consoles(self) -> None:
         """Raises ``CrashError`` when the kernel of host or guest printed an oops, WARN, BUG, lockup or panic."""
+
+    def undisturbed(self, work: Callable[[], T]) -> T:
+        """The result of ``work``, which samples, acts and samples again.
+
+        A host whose network would show in its counters sees no traffic meanwhile; for that ``work`` may be called
+        twice, the first time with answers that nobody gave.
+        """
 
     def settle(self, *, rcu: bool = True) -> None:
         """Bring the kernel's counters to rest; ``rcu``: also wait out what was given to RCU."""

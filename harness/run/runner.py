@@ -111,19 +111,28 @@ class ScenarioRun:
         What the action gave to RCU is waited for behind it, so the settling before it need not wait again.
         """
         testbed = self.testbed
-        testbed.settle(rcu=False)
-        testbed.sample(_BEFORE)
-        done = action()
-        testbed.settle()
-        testbed.sample(_AFTER)
+
+        def window() -> Done:
+            testbed.settle(rcu=False)
+            testbed.sample(_BEFORE)
+            done = action()
+            testbed.settle()
+            testbed.sample(_AFTER)
+            return done
+
+        done = testbed.undisturbed(window)
         return done, testbed.fetch(_BEFORE), testbed.fetch(_AFTER)
 
     def measure_noise(self) -> Sample:
         """Observe nothing happening a few times; returns the last sample, from which the scenario starts."""
         testbed = self.testbed
-        for slot in range(IDLE_WINDOWS + 1):
-            testbed.settle(rcu=slot in (0, IDLE_WINDOWS))
-            testbed.sample(slot)
+
+        def windows() -> None:
+            for slot in range(IDLE_WINDOWS + 1):
+                testbed.settle(rcu=slot in (0, IDLE_WINDOWS))
+                testbed.sample(slot)
+
+        testbed.undisturbed(windows)
         samples = [testbed.fetch(slot) for slot in range(IDLE_WINDOWS + 1)]
         for before, after in pairwise(samples):
             for counter, moved in difference(before, after).items():

@@ -70,6 +70,10 @@ class Control:
         """Send a signal."""
         self.channel.request(f"signal pid={pid} sig={number}", timeout=5.0)
 
+    def end(self, pid: int, timeout: float = 10.0) -> None:
+        """Kill a spawned process and wait until it is gone; raises ``RemoteError`` when it is not in time."""
+        self.channel.request(f"end pid={pid} ms={int(timeout * 1000)}", timeout=timeout + _GRACE)
+
     def put(self, path: str, data: bytes, mode: int = 0o644) -> None:
         """Write a file there, whole or not at all."""
         self.channel.request(f"put path={path} mode={mode:o}", data, timeout=10.0)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import msgspec
 
@@ -32,6 +33,8 @@ from harness.host.emulated.rundir import RunDir
 from harness.host.emulated.state import Channels, GuestState, MachineRecord, TestbedSpec, TestbedState
 from harness.host.frames import ChannelTimeout, FrameChannel
 from harness.host.probe import ProbeClient
+
+T = TypeVar("T")
 
 STATE_FILE, DESCRIPTION, MACHINE = "state.bin", "testbed.json", "machine.json"
 BOOTS_AT_MOST = 2
@@ -187,6 +190,10 @@ class Testbed:
 
     judges = ("*",)
     """It is at rest and nobody else's: every counter is judged."""
+
+    def undisturbed(self, work: Callable[[], T]) -> T:
+        """What passes its ports was made not to show (``prepare``); the work is done once."""
+        return work()
 
     def settle(self, *, rcu: bool = True) -> None:
         """Bring the kernel's counters to rest."""

@@ -10,7 +10,7 @@ from typing import Any
 from harness.errors import InfraError
 from harness.guest.ssh import SshSession
 from harness.host.emulated.machine import MIGRATE_SECONDS
-from harness.host.emulated.reach import ssh_to
+from harness.host.emulated.reach import HOST, ssh_to
 from harness.host.emulated.state import TestbedState
 from harness.host.lab.find import DeadTestbed, Found, NoTestbed, look, option
 from harness.host.lab.record import error_of
@@ -58,3 +58,26 @@ def ssh(found: Found, machine: str) -> SshSession:
     """An SSH session with ``host`` or a guest."""
     port = int(ask(found, "ssh", machine=machine)["port"])
     return ssh_to(machine, found.record.plan.spec, TestbedState.load(found.place.state).keys(), port)
+
+
+def ssh_config(found: Found) -> Path:
+    """A configuration of OpenSSH in the testbed's folder, with key and pinned host key; host ``gmem-lab-NAME``."""
+    port = int(ask(found, "ssh", machine=HOST)["port"])
+    keys = TestbedState.load(found.place.state).keys()
+    folder = found.place.folder
+    key, known, config = folder / "ssh_key", folder / "ssh_known_hosts", folder / "ssh_config"
+    key.touch(mode=0o600)
+    key.write_text(keys.user.private)
+    known.write_text(f"[127.0.0.1]:{port} {keys.machines[HOST].public}\n")
+    lines = [
+        f"Host gmem-lab-{found.name}",
+        "HostName 127.0.0.1",
+        f"Port {port}",
+        "User root",
+        f'IdentityFile "{key}"',
+        "IdentitiesOnly yes",
+        f'UserKnownHostsFile "{known}"',
+        "StrictHostKeyChecking yes",
+    ]
+    config.write_text("\n    ".join(lines) + "\n")
+    return config

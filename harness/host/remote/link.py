@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The link to ``gmem-relay`` on a host under test: many byte streams over one pipe.
 
-A stream ends here in a socket, so that what speaks over ports of an emulated host (frames, QMP) speaks over it as it is,
-or in a file.  One thread moves the bytes.
+A stream ends here in a socket, so that what speaks over ports of an emulated host (frames, QMP) speaks over it too, or
+in a file.  One thread moves the bytes.
 """
 
 from __future__ import annotations

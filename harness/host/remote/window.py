@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Windows without traffic: requests are planned, carried out on the host by its relay, and then told to who made them.
 
-What a step asks of a host is known before it asks; and what a healthy host answers is known too.  So a piece of work runs twice here: the first time its requests are noted and answered as a healthy host
-would, which reaches nobody; the relay then carries them out one behind the other while the link is silent; the second
-time the same work asks the same, and gets the real answers.  Where it asks something else, because an answer was not
-that of a healthy host, it is asked over the link.
+What a step asks of a host is known before it asks, and what a healthy host answers is known too.  So a piece of work
+runs twice here: the first time its requests are noted and answered as a healthy host would, which reaches nobody; the
+relay then carries them out one behind the other while the link is silent; the second time the same work asks the same,
+and gets the real answers.  Where it asks something else, because an answer was not that of a healthy host, it is asked
+over the link.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def expected_reply(line: str) -> Reply:
             return Reply({"rounds": "1", "pcp": "0", "calm": "1"}, b"")
         case "sample":
             return Reply({"slot": fields["slot"], "ns": "0", "ns_end": "0", "steady": "1"}, b"")
-        case "fallocate" | "hold":
+        case "fallocate" | "hold" | "end":
             return Reply({}, b"")
         case "write":
             return Reply({"was": "", "now": fields["value"]}, b"")
@@ -56,6 +57,8 @@ def expected_reply(line: str) -> Reply:
             return Reply({"threads": "2"}, b"")
         case "refer":
             return Reply({"held": "0"}, b"")
+        case "unwatch":
+            return Reply({"closed": "1"}, b"")
         case "release":
             return Reply({"pages": "0"}, b"")
         case "movepages":

@@ -9,6 +9,7 @@
 //   spawn log=PATH + argv             ok pid=P            stdout and stderr go to PATH (appended)
 //   status pid=P                      ok state=running | state=exited code=N | state=killed signal=N
 //   signal pid=P sig=N                ok
+//   end pid=P ms=N                    ok                  killed, and gone with all that it held
 //   run ms=N + argv                   ok code=N + output  both streams, at most RUN_OUTPUT bytes; what the command
 //                                                         leaves in the background is not waited for, and at the
 //                                                         deadline its whole process group is killed
@@ -180,6 +181,27 @@ static void do_status(void)
 		frame_reply(&port, "ok state=exited code=%d", WEXITSTATUS(child->status));
 	else
 		frame_reply(&port, "ok state=killed signal=%d", WTERMSIG(child->status));
+}
+
+static void do_end(void)
+{
+	long long end = now_ms();
+	uint64_t pid, ms;
+	struct child *child;
+
+	if (frame_u64(port.line, "pid", &pid) != FRAME_PRESENT || frame_u64(port.line, "ms", &ms) != FRAME_PRESENT ||
+	    ms > RUN_MS_MAX || !pid || !(child = child_of(pid))) {
+		frame_error(&port, "usage", "end needs the pid= of a child, and ms=");
+		return;
+	}
+	for (end += ms; !child->ended && now_ms() < end; reap()) {
+		kill(pid, SIGKILL);
+		poll(NULL, 0, 1);
+	}
+	if (child->ended)
+		frame_reply(&port, "ok");
+	else
+		frame_error(&port, "late", "process %llu is still there", (unsigned long long)pid);
 }
 
 static void do_signal(void)
@@ -379,7 +401,7 @@ static const struct {
 	const char *verb;
 	void (*run)(void);
 } verbs[] = {
-	{ "hello", do_hello }, { "spawn", do_spawn }, { "status", do_status }, { "signal", do_signal }, { "run", do_run },
+	{ "hello", do_hello }, { "spawn", do_spawn }, { "status", do_status }, { "signal", do_signal }, { "end", do_end },     { "run", do_run },
 	{ "put", do_put },     { "get", do_get },     { "cpuid", do_cpuid },   { "gmem", do_module },
 };
 
