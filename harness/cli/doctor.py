@@ -225,9 +225,7 @@ CHECKS: Final = (
     Check("ldd", partial(_program, "ldd"), "apt-get install libc-bin"),
     Check("busybox", _busybox, "apt-get install busybox-static"),
     Check("dropbear", lambda: str(find_program("dropbear")), "apt-get install dropbear-bin"),
-    Check(
-        "ssh", partial(_program, "ssh"), "apt-get install openssh-client  # for other hosts", needed=False
-    ),
+    Check("ssh", partial(_program, "ssh"), "apt-get install openssh-client  # for other hosts", needed=False),
     Check("memory", _memory, "end some programs"),
     Check("disk", _disk, "free some space, or export XDG_CACHE_HOME=DIRECTORY on a larger file system"),
     Check("linux-source", _kernel_sources, "apt-get update, or gmem run --kernel TREE or BZIMAGE", needed=False),

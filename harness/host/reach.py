@@ -28,6 +28,8 @@ COMMAND_SECONDS: Final = 60.0
 FILE_BYTES: Final = 1 << 24
 """Most bytes that are read of a file."""
 _SSH_FAILED = 255
+IN_CACHE: Final = "cache:"
+"""Prefix of a path below the cache."""
 
 
 class ReachError(InfraError):
@@ -167,8 +169,9 @@ class LocalReach:
 
 def _in_cache(path: str) -> str:
     """The file that is meant; relative ones stay as they are."""
-    prefix, colon, rest = path.partition(":")
-    return str(cache_root() / rest) if colon and prefix == "cache" else path and str(Path(path).expanduser())
+    if path.startswith(IN_CACHE):
+        return str(cache_root() / path.removeprefix(IN_CACHE))
+    return path and str(Path(path).expanduser())
 
 
 @dataclass(frozen=True)

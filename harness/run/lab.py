@@ -10,6 +10,9 @@ from pathlib import Path
 from harness.cache import ContentCache, content_key
 from harness.host.emulated.prepare import Clock
 from harness.host.emulated.testbed import Lab
+from harness.host.reach import Reach
+from harness.host.remote.files import payload
+from harness.host.remote.testbed import RemoteTestbeds
 from harness.images.recipes import MODULE_SOURCES, guest_image, host_image
 from harness.kernel.progress import Progress, silent
 from harness.kernel.record import Kernel
@@ -47,6 +50,23 @@ def make_lab(
     initrd = host_image(cache, guest=guest, guest_kernel=guest_kernel.image)
     clock.begin("")
     return MadeLab(Lab(cache, kernel=under_test.image, initrd=initrd, notice=notice), under_test)
+
+
+def remote_testbeds(
+    reach: Reach, *, clock: Clock, notice: Callable[[str], None], progress: Progress = silent
+) -> RemoteTestbeds:
+    """Testbeds on a host that runs the kernel under test already; raises ``ReachError`` where it cannot be used.
+
+    The guest's kernel and image are made here, as for the emulated host.
+    """
+    cache = ContentCache(notify=notice)
+    store = KernelStore(cache, progress=progress)
+    clock.begin("guest kernel")
+    guest_kernel = store.resolve(None)
+    clock.begin("images")
+    wanted = payload(guest_image(cache, _module(cache, store, guest_kernel)), guest_kernel.image)
+    clock.begin("")
+    return RemoteTestbeds(reach, wanted)
 
 
 def _module(cache: ContentCache, store: KernelStore, kernel: Kernel) -> Path:

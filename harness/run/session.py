@@ -23,16 +23,20 @@ from harness import __version__
 from harness.errors import GmemError, InfraError, NoBootError, UsageError
 from harness.guest.backing import ANON_4K, backing_record
 from harness.guest.launch import IN_PLACE_PARAMETER, LaunchRecord, launch_on, launch_record
+from harness.host.config.host import HostConfig
+from harness.host.config.load import load_host
+from harness.host.config.reaching import reach_host
 from harness.host.emulated.machine import qemu_program
 from harness.host.emulated.prepare import Clock, Phase
 from harness.host.emulated.state import TestbedSpec, TestbedState
 from harness.host.emulated.testbed import DESCRIPTION, Lab
+from harness.host.remote.testbed import RemoteTestbeds
 from harness.host.testbed import Testbeds
 from harness.kernel.progress import Progress, silent
 from harness.kernel.record import Kernel
 from harness.model.designs import design_named
 from harness.run.facts import choose_design, host_facts
-from harness.run.lab import make_lab
+from harness.run.lab import make_lab, remote_testbeds
 from harness.run.outcome import pages_in_flight, rejected_window, verdict_of_error
 from harness.run.result import CaseResult, RunInfo
 from harness.run.runner import CaseName, run_scenario
@@ -42,7 +46,7 @@ from harness.run.verdict import Verdict, worst
 from harness.run.walk import STEP_SECONDS, check_supported
 from harness.scenario.scenario import Scenario
 
-HOSTS = ("emulated",)
+EMULATED = "emulated"
 _ANY = ""
 """In place of a shape: all of them."""
 MEASURE_AT_MOST = 3
@@ -73,8 +77,12 @@ class RunOptions:
 
 def check_options(options: RunOptions) -> None:
     """Raises ``UsageError`` for an unknown host, design or launch: now, not after a kernel was built."""
-    if options.host not in HOSTS:
-        raise UsageError(f"unknown host {options.host!r}: this version knows {', '.join(HOSTS)}")
+    if options.host != EMULATED:
+        host = load_host(options.host)
+        if host.transport == "ssh" and (options.kernel or options.patches or options.command_line):
+            raise UsageError(
+                f"host {host.name} runs the kernel that it runs: --kernel, --patch and --cmdline are not for it"
+            )
     if options.design != "auto":
         design_named(options.design)
     launch_record(options.guest)
@@ -108,7 +116,10 @@ class Session:
     design_evidence: tuple[str, ...] = ()
     kernel: Kernel | None = None
     phases: list[Phase] = field(default_factory=list)
+    host: HostConfig | None = None
+    """The file of ``--host``; None is the emulated host."""
     _lab: Lab | None = None
+    _remote: RemoteTestbeds | None = None
     _ready: dict[str, Ready] = field(default_factory=dict)
     _broken: dict[str, GmemError] = field(default_factory=dict)
     """Shape to the reason why it does not come up; ``_ANY`` stands for every shape."""
@@ -117,6 +128,8 @@ class Session:
 
     def __post_init__(self) -> None:
         check_options(self.options)
+        if self.options.host != EMULATED:
+            self.host = load_host(self.options.host)
 
     @property
     def launch(self) -> LaunchRecord:
@@ -133,7 +146,19 @@ class Session:
     @property
     def testbeds(self) -> Testbeds:
         """Where the testbeds of ``--host`` come from; made on first use."""
-        return self.lab
+        if self.host is None or self.host.transport == EMULATED:
+            return self.lab
+        if self._remote is None:
+            clock = Clock()
+            reach = reach_host(self.host)
+            self._remote = remote_testbeds(reach, clock=clock, notice=self.notice, progress=self.progress)
+            self.phases += clock.phases
+        return self._remote
+
+    def close(self) -> None:
+        """Give back what the run holds of a host."""
+        if self._remote is not None:
+            self._remote.close()
 
     def _make_lab(self) -> Lab:
         clock = Clock()
@@ -291,7 +316,7 @@ class Session:
             kernel=kernel,
             design=self.design or self.options.design,
             design_evidence=self.design_evidence,
-            host={"name": self.options.host, "machine": "QEMU TCG with nested SVM", "run by": platform.platform()},
+            host=self._host_told(),
             guest_kind=launch_on(self.launch, states[0].kernel_facts if states else {}).kind_text,
             qemu={"version": qemu_version()},
             seed=self.options.seed,
@@ -300,6 +325,13 @@ class Session:
             counts={kind.value: sum(case.verdict is kind for case in self.cases) for kind in Verdict},
             sharpness=sharpness(self.cases),
         )
+
+    def _host_told(self) -> dict[str, str]:
+        """The host under test, for the report."""
+        emulated = self.host is None or self.host.transport == EMULATED
+        name = EMULATED if self.host is None else self.host.name
+        machine = "QEMU TCG with nested SVM" if emulated else "reached over SSH"
+        return {"name": name, "machine": machine, "run by": platform.platform()}
 
     def _sum_up(self) -> tuple[Verdict, str]:
         verdict = worst(case.verdict for case in self.cases)

@@ -185,7 +185,7 @@ class TestSelection:
         [
             (["conversions"], "there is no suite conversions: it is neither a path nor one of "),
             ([""], "there is no suite"),
-            (["--host", "moon", "SUITE"], "unknown host 'moon'"),
+            (["--host", "moon", "SUITE"], "there is no host moon"),
             (["--design", "order-0", "SUITE"], "unknown gmem design 'order-0'"),
             (["--guest", "sev", "SUITE"], "unknown launch 'sev'"),
             (["--repeat", "0", "SUITE"], "0 is not in the range"),

@@ -19,6 +19,7 @@ import yaml
 from harness.errors import UsageError
 from harness.host.config.host import SCHEMA, HostConfig
 from harness.host.config.knobs import wanted
+from harness.host.reach import IN_CACHE
 
 HOST_CONFIGS: Final = Path(__file__).resolve().parents[3] / "host-configs"
 _FILE_BYTES: Final = 1 << 20
@@ -105,7 +106,11 @@ def _whole_paths(config: HostConfig, folder: Path) -> HostConfig:
     if config.ssh is None:
         return config
     paths = {name: getattr(config.ssh, name) for name in ("key", "known_hosts", "config")}
-    whole = {name: str(folder / Path(value).expanduser()) for name, value in paths.items() if value}
+    whole = {
+        name: str(folder / Path(value).expanduser())
+        for name, value in paths.items()
+        if value and not value.startswith(IN_CACHE)
+    }
     return msgspec.structs.replace(config, ssh=msgspec.structs.replace(config.ssh, **whole))
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Testbeds on a host that runs already: for each case guests are started afresh, and everything is given back after it.
 
-The host is reached over SSH alone.  Nothing can be restored there: a testbed is brought up as the emulated host's is before
-it is saved, and what was set of the host's memory is set back.
+The host is reached over SSH alone.  Nothing can be restored there: a testbed is brought up as the emulated host's is
+before it is saved, and what was set of the host's memory is set back.
 """
 
 from __future__ import annotations
