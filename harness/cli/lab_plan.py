@@ -65,7 +65,7 @@ def plan_to_make(
         saved=saved,
         kernel=f"{made.kernel.name} ({made.kernel.origin})",
         origin=f"restored from {saved}" if saved else "booted afresh",
-        guest_kind=spec.guests[0].launch.kind_text,
+        guest_kind=spec.guests[0].launch.kind_text if spec.guests else "none",
     )
 
 

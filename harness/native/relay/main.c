@@ -101,7 +101,7 @@ int main(int argc, char **argv)
 		enum frame_status got;
 
 		gather(1000, true);
-		while ((got = frame_recv(&port, 0)) == FRAME_GOT)
+		while ((got = frame_recv(&port, 1)) == FRAME_GOT)
 			serve();
 		if (got == FRAME_CLOSED)
 			break;
