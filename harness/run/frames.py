@@ -50,27 +50,40 @@ def moved(before: Frames, after: Frames, ever: Frames) -> dict[str, int]:
     }
 
 
-def list_limits(text: str) -> dict[str, int]:
+def list_limits(text: str, fraction: int) -> dict[str, int]:
     """What ``harness.model.frames`` wants to know of the per-CPU lists, from the text of zoneinfo; {} if it lacks it.
 
-    Of the zone that GFP_HIGHUSER asks first: the last one with lists.
+    Of the zone that GFP_HIGHUSER asks first: the last one with lists.  ``fraction``: see ``_highest``.
     """
     zones = [zone for zone in zoneinfo.parse(text) if zone.pagesets] if text else []
     if not zones:
         return {}
     sets = zones[-1].pagesets
-    if any("high_min" not in each.limits or "batch" not in each.limits for each in sets):
+    if any("batch" not in each.limits for each in sets):
         return {}
     return {
         BATCH: min(each.limits["batch"] for each in sets),
         COUNT: max(each.count for each in sets),
-        HIGH: min(each.limits["high_min"] for each in sets),
+        HIGH: min(_highest(zones[-1], each, fraction, "high_min") for each in sets),
     }
 
 
-def list_cap(text: str) -> int:
-    """Most pages that one CPU's lists of any zone may keep."""
-    return max((each.limits.get("high_max", 0) for zone in zoneinfo.parse(text) for each in zone.pagesets), default=0)
+def list_cap(text: str, fraction: int) -> int:
+    """Most pages that one CPU's lists of any zone may keep; ``fraction``: see ``_highest``."""
+    zones = zoneinfo.parse(text)
+    return max((_highest(zone, each, fraction, "high_max") for zone in zones for each in zone.pagesets), default=0)
+
+
+def _highest(zone: zoneinfo.Zone, pageset: zoneinfo.Pageset, fraction: int, name: str) -> int:
+    """What a list may hold, as the kernel shows it, or before it did so (Linux 6.13) as it makes it.
+
+    Of a ``percpu_pagelist_high_fraction`` that is set, highest and lowest are one (mm/page_alloc.c:zone_highsize): the
+    fraction of the zone, by CPUs, and at least four batches.  The testbed has all its CPUs on the zone's node.
+    """
+    if name in pageset.limits:
+        return pageset.limits[name]
+    share = zone.values.get("managed", 0) // fraction // len(zone.pagesets)
+    return max(share, 4 * pageset.limits.get("batch", 0))
 
 
 @dataclass

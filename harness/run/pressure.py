@@ -263,6 +263,7 @@ def _prove_left(step: Pressure, before: Sample, after: Sample) -> str:
     whole = contiguous(free, PAGEBLOCK_ORDER).suitable
     if whole != step.leave:
         return f"{step.text()} did not happen: {whole} are left"
-    if step.kind == "pinned" and _rose("unaccounted", before, after) < PIECES_OF // 2:
+    # Half of the pieces stay.  Half of these have to show: what others have in no counter may shrink meanwhile.
+    if step.kind == "pinned" and _rose("unaccounted", before, after) < PIECES_OF // 4:
         return f"{step.text()} did not happen: the pages that nobody can move are not there"
     return ""

@@ -24,7 +24,7 @@ from harness.errors import CrashError, GmemError, InfraError
 from harness.guest.console import read_console
 from harness.guest.conversions import EVENT, Conversion, parse_trace
 from harness.guest.launch import launch_on
-from harness.host.emulated.prepare import Clock
+from harness.host.emulated.prepare import PCP_FRACTION, Clock
 from harness.host.emulated.state import TestbedSpec
 from harness.host.testbed import Testbed, Testbeds
 from harness.model.context import Backing, Design
@@ -172,8 +172,9 @@ class ScenarioRun:
     def known(self, start: Sample) -> tuple[Mapping[str, int], HostFacts]:
         """What the model is told: the first sample, and the facts with what this case made of the per-CPU lists."""
         zones = start.raw.get("zoneinfo", "") if self.scenario.frames or self.scenario.pcp_room else ""
-        facts = replace(self.facts, pcp_cap=list_cap(zones)) if self.scenario.pcp_room else self.facts
-        return {**start.values, **list_limits(zones), **self.frames.held}, facts
+        fraction = ROOM_FRACTION if self.scenario.pcp_room else PCP_FRACTION
+        facts = replace(self.facts, pcp_cap=list_cap(zones, fraction)) if self.scenario.pcp_room else self.facts
+        return {**start.values, **list_limits(zones, fraction), **self.frames.held}, facts
 
     def one_step(self, prediction: StepPrediction) -> StepResult:
         """Carry one step out and judge it; raises ``InfraError`` for a step that did not do what it is there for."""

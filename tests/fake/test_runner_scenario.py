@@ -138,6 +138,7 @@ class FakeTestbed:
     facts: dict[str, str] = field(default_factory=dict)
     check_consoles = testbeds.Testbed.check_consoles
     judges = testbeds.Testbed.judges
+    undisturbed = testbeds.Testbed.undisturbed
     settle = testbeds.Testbed.settle
     sample = testbeds.Testbed.sample
     fetch = testbeds.Testbed.fetch

@@ -108,15 +108,35 @@ def test_what_nobody_asked_for_is_not_taken(tmp_path: Path) -> None:
 
 
 def test_limits_are_those_of_the_zone_asked_first_and_hold_for_every_cpu() -> None:
-    assert list_limits(ZONEINFO) == {"pcp_lists/batch": 63, "pcp_lists/count": 251, "pcp_lists/high": 15468}
-    assert list_cap(ZONEINFO) == 31614
+    assert list_limits(ZONEINFO, 8) == {"pcp_lists/batch": 63, "pcp_lists/count": 251, "pcp_lists/high": 15468}
+    assert list_cap(ZONEINFO, 8) == 31614
 
 
-@pytest.mark.parametrize(
-    "text", ["", "Node 0, zone  Normal\n  pages free     0\n", ZONEINFO.replace("high_min", "other")]
-)
+OLD = """Node 0, zone   Normal
+  pages free     189417
+        managed  248011
+  pagesets
+    cpu: 0
+              count: 252
+              high:  252
+              batch: 63
+    cpu: 1
+              count: 217
+              high:  252
+              batch: 63
+"""
+"""Linux 6.12: ``high`` is what the list was allowed when it was last used, the limits are not shown."""
+
+
+@pytest.mark.parametrize(("fraction", "limit"), [(8, 15500), (1000000, 252)])
+def test_limits_that_the_kernel_does_not_show_are_worked_out_as_it_does(fraction: int, limit: int) -> None:
+    assert list_limits(OLD, fraction) == {"pcp_lists/batch": 63, "pcp_lists/count": 252, "pcp_lists/high": limit}
+    assert list_cap(OLD, fraction) == limit
+
+
+@pytest.mark.parametrize("text", ["", "Node 0, zone  Normal\n  pages free     0\n", ZONEINFO.replace("batch", "other")])
 def test_limits_that_are_not_printed_are_unknown(text: str) -> None:
-    assert list_limits(text) == {}
+    assert list_limits(text, 8) == {}
 
 
 @pytest.mark.parametrize(("counter", "rejected"), [("frames/back", True), ("frames/new", True), ("frames/gone", False)])

@@ -44,7 +44,7 @@ _PROBE_CPU = 0
 A buffer goes back to the cache of the CPU where it is freed: who wanders empties one CPU's cache into the other's, and
 every few dozen answers a slab is taken or given back for it."""
 _CPUID_ENCRYPTED_MEMORY = 0x8000001F
-_PCP_FRACTION = 1000000
+PCP_FRACTION = 1000000
 """percpu_pagelist_high_fraction that caps the per-CPU page lists at their minimum (KERNEL_FACTS: 4 batches)."""
 
 # What the kernel under test must offer, each with what its absence means.
@@ -112,7 +112,7 @@ def prepare(
     clock.begin("regions")
     for guest in started:
         guests.append(_prepare_guest(spec, guest, pids[guest.name], channels, keys, facts))
-    probe.pcpcap(_PCP_FRACTION)
+    probe.pcpcap(PCP_FRACTION)
     probe.settle()
     release = control.check(["uname", "-r"]).strip()
     version = control.check(["uname", "-v"]).strip()
