@@ -16,16 +16,19 @@ def test_rest(gmem: Case) -> None:
 
 
 def test_one_page(gmem: Case) -> None:
-    """One 4 KiB page made private and touched costs the host one page, and gives it back when it is shared again."""
+    """One 4 KiB page made private and touched costs the host one page, and gives it back when it is shared again.
+
+    Unless the kernel converts in place: then page and contents stay, which the model says too.
+    """
     page = G0[7]
-    gmem.run(Convert(page, PRIVATE), Populate(page), Check(page, "pattern"), Convert(page, SHARED), Check(page, "zero"))
+    gmem.run(Convert(page, PRIVATE), Populate(page), Check(page, "pattern"), Convert(page, SHARED), Check(page, "either"))
 
 
 def test_one_chunk(gmem: Case) -> None:
     """2 MiB made private and touched cost the host 512 pages, and give them back when they are shared again."""
     chunk = G0[0:512]
     gmem.run(
-        Convert(chunk, PRIVATE), Populate(chunk), Check(chunk, "pattern"), Convert(chunk, SHARED), Check(chunk, "zero")
+        Convert(chunk, PRIVATE), Populate(chunk), Check(chunk, "pattern"), Convert(chunk, SHARED), Check(chunk, "either")
     )
 
 

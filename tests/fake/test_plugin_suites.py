@@ -42,15 +42,15 @@ class TestMistakesOfSuites:
             ("def test_x(gmem):\n    pass\n", 4, "mine/x never called gmem.run(): it checks nothing"),
             (
                 "@pytest.mark.gmem('order0')\ndef test_x(gmem):\n    gmem.run(Empty())\n",
-                4, 'write the marker @pytest.mark.gmem(designs=["order0"], claim="C2")',
+                4, 'write the marker @pytest.mark.gmem(designs=["order0"], claim="C2", brief=False)',
             ),
             (
                 "@pytest.mark.gmem(designs='order0')\ndef test_x(gmem):\n    gmem.run(Empty())\n",
-                4, 'write the marker @pytest.mark.gmem(designs=["order0"], claim="C2")',
+                4, 'write the marker @pytest.mark.gmem(designs=["order0"], claim="C2", brief=False)',
             ),
             (
                 "@pytest.mark.gmem(design=['order0'])\ndef test_x(gmem):\n    gmem.run(Empty())\n",
-                4, 'write the marker @pytest.mark.gmem(designs=["order0"], claim="C2")',
+                4, 'write the marker @pytest.mark.gmem(designs=["order0"], claim="C2", brief=False)',
             ),
             ("def test_x(gmem):\n    gmem.run(Convert(G0[9:5], Side.PRIVATE))\n", 4, "a range needs at least one"),
             ("def test_x(gmem):\n    gmem.run(Touch(G0[0:9999]))\n", 4, "ends at page 9999"),
