@@ -21,14 +21,20 @@ def test_one_page(gmem: Case) -> None:
     Unless the kernel converts in place: then page and contents stay, which the model says too.
     """
     page = G0[7]
-    gmem.run(Convert(page, PRIVATE), Populate(page), Check(page, "pattern"), Convert(page, SHARED), Check(page, "either"))
+    gmem.run(
+        Convert(page, PRIVATE), Populate(page), Check(page, "pattern"), Convert(page, SHARED), Check(page, "either")
+    )
 
 
 def test_one_chunk(gmem: Case) -> None:
     """2 MiB made private and touched cost the host 512 pages, and give them back when they are shared again."""
     chunk = G0[0:512]
     gmem.run(
-        Convert(chunk, PRIVATE), Populate(chunk), Check(chunk, "pattern"), Convert(chunk, SHARED), Check(chunk, "either")
+        Convert(chunk, PRIVATE),
+        Populate(chunk),
+        Check(chunk, "pattern"),
+        Convert(chunk, SHARED),
+        Check(chunk, "either"),
     )
 
 
