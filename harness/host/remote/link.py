@@ -63,10 +63,13 @@ class RelayLink:
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe()
         self._data = bytearray()
+        self._unsent = bytearray()
         self._lost = ""
         assert self._process.stdout is not None
-        self._out = self._process.stdout.fileno()
-        os.set_blocking(self._out, False)
+        assert self._process.stdin is not None
+        self._out, self._in = self._process.stdout.fileno(), self._process.stdin.fileno()
+        for fd in (self._out, self._in):  # both directions at once: the relay may be writing while we are
+            os.set_blocking(fd, False)
         self._selector.register(self._out, selectors.EVENT_READ, self._receive)
         self._selector.register(self._wake_read, selectors.EVENT_READ, self._woken)
         self._closing = False
@@ -108,13 +111,13 @@ class RelayLink:
     def _send(self, number: int, payload: bytes) -> None:
         if self._lost:
             raise LinkLost(self._lost)
-        assert self._process.stdin is not None
-        try:
-            with self._lock:
-                self._process.stdin.write(encode_frame(number, payload))
-                self._process.stdin.flush()
-        except (OSError, ValueError) as error:
-            raise LinkLost(f"the relay on {self.name} is gone") from error
+        with self._lock:
+            self._unsent += encode_frame(number, payload)
+        self._wake()
+
+    def _transmit(self) -> None:
+        with self._lock, contextlib.suppress(BlockingIOError):
+            del self._unsent[: os.write(self._in, self._unsent)]
 
     # -- streams
 
@@ -196,7 +199,12 @@ class RelayLink:
             self._fail(self._lost or f"the link to {self.name} is closed")
 
     def _watch_sockets(self) -> None:
-        """Each attached socket is watched for what it wants of us."""
+        """Each attached socket is watched for what it wants of us, and the relay while there is something for it."""
+        if bool(self._unsent) != (self._in in self._selector.get_map()):
+            if self._unsent:
+                self._selector.register(self._in, selectors.EVENT_WRITE, self._transmit)
+            else:
+                self._selector.unregister(self._in)
         wanted: dict[socket.socket, tuple[int, _Stream]] = {}
         for stream in list(self._streams.values()):
             if stream.ours is not None:
