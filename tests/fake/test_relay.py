@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import InfraError
+from harness.guest.agent import words_blob
 from harness.host.frames import RemoteError, encode_frame
 from harness.host.reach import LocalReach
 from harness.host.remote.klog import Append, KernelLog
@@ -115,8 +116,8 @@ class TestTheEnd:
         with RelayLink(LocalReach(), str(programs / "gmem-relay")) as link:
             control = link.program("control", [str(programs / "gmem-control")])
             channel = WindowChannel(link, control, None, peer="control")
-            blob = b"\0sleep\0100\0"
-            pid = int(channel.request("spawn log=/dev/null", blob, timeout=SECONDS).fields["pid"])
+            spawned = channel.request("spawn log=/dev/null", words_blob(["sleep", "100"]), timeout=SECONDS)
+            pid = int(spawned.fields["pid"])
             assert alive(pid)
             channel.close()
         end = time.monotonic() + SECONDS
