@@ -88,11 +88,11 @@ class Testbed(Protocol):
     def check_consoles(self) -> None:
         """Raises ``CrashError`` when the kernel of host or guest printed an oops, WARN, BUG, lockup or panic."""
 
-    def undisturbed(self, work: Callable[[], T]) -> T:
+    def undisturbed(self, work: Callable[[], T], *, rehearsal: Callable[[], T]) -> T:
         """The result of ``work``, which samples, acts and samples again.
 
-        A host whose network would show in its counters sees no traffic meanwhile; for that ``work`` may be called
-        twice, the first time with answers that nobody gave.
+        A host whose network would show in its counters sees no traffic meanwhile.  For that it may call ``rehearsal``
+        before: the same work, which gets answers that nobody gave, and whose result is not wanted.
         """
 
     def settle(self, *, rcu: bool = True) -> None:

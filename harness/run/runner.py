@@ -105,22 +105,22 @@ class ScenarioRun:
 
     # -- observing
 
-    def observe(self, action: Callable[[], Done]) -> tuple[Done, Sample, Sample]:
+    def observe(self, action: Callable[[Walker], Done]) -> tuple[Done, Sample, Sample]:
         """Settle, sample, act, settle, sample; nothing but the action happens between the two samples.
 
         What the action gave to RCU is waited for behind it, so the settling before it need not wait again.
         """
         testbed = self.testbed
 
-        def window() -> Done:
+        def window(walker: Walker) -> Done:
             testbed.settle(rcu=False)
             testbed.sample(_BEFORE)
-            done = action()
+            done = action(walker)
             testbed.settle()
             testbed.sample(_AFTER)
             return done
 
-        done = testbed.undisturbed(window)
+        done = testbed.undisturbed(lambda: window(self.walker), rehearsal=lambda: window(self.walker.twin()))
         return done, testbed.fetch(_BEFORE), testbed.fetch(_AFTER)
 
     def measure_noise(self) -> Sample:
@@ -132,7 +132,7 @@ class ScenarioRun:
                 testbed.settle(rcu=slot in (0, IDLE_WINDOWS))
                 testbed.sample(slot)
 
-        testbed.undisturbed(windows)
+        testbed.undisturbed(windows, rehearsal=windows)
         samples = [testbed.fetch(slot) for slot in range(IDLE_WINDOWS + 1)]
         for before, after in pairwise(samples):
             for counter, moved in difference(before, after).items():
@@ -182,7 +182,7 @@ class ScenarioRun:
         began = time.monotonic()
         traced = {name: self.testbed.trace_log(name) for name in self.traced_guests()}
         offsets = {name: path.stat().st_size if path.exists() else 0 for name, path in traced.items()}
-        done, before, after = self.observe(lambda: self.walker.carry_out(step, prediction))
+        done, before, after = self.observe(lambda walker: walker.carry_out(step, prediction))
         keep_sample(self.evidence, f"step{prediction.index}-before", before)
         keep_sample(self.evidence, f"step{prediction.index}-after", after)
         if done.proof and (lacking := done.proof(before, after)):

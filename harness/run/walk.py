@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 
 from harness.errors import InfraError, UsageError
 from harness.guest.agent import CALLS_AT_ONCE, CHUNK_PAGES, PAGE_SIZE, ConversionRefused, GuestAgent
@@ -78,6 +79,16 @@ class Walker:
     """Guests of whose guest_memfd pages were pinned."""
     taken: Held = field(default_factory=Held)
     """What pressure keeps of the host's memory."""
+
+    def twin(self) -> Walker:
+        """One that knows what this one knows, for a rehearsal: what it learns there is not this one's."""
+        return replace(
+            self,
+            closed=set(self.closed),
+            holds=Holds(dict(self.holds.taken)),
+            referred=set(self.referred),
+            taken=deepcopy(self.taken),
+        )
 
     @property
     def probe(self) -> ProbeClient:

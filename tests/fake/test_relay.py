@@ -142,8 +142,12 @@ class TestWindow:
     def test_the_answers_come_to_who_asked(self, link: RelayLink, programs: Path) -> None:
         """Planned as if all went well, and then told as it was."""
         channel = WindowChannel(link, link.program("control", [str(programs / "gmem-control")]), None, peer="control")
+
+        def work() -> object:
+            return channel.request("end pid=999999 ms=10", timeout=SECONDS)
+
         with pytest.raises(RemoteError, match=r"end needs the pid="):
-            Window(link, (channel,)).undisturbed(lambda: channel.request("end pid=999999 ms=10", timeout=SECONDS))
+            Window(link, (channel,)).undisturbed(work, work)
         assert channel.window is None
         channel.close()
 
@@ -176,7 +180,7 @@ class TestWindow:
             return int(probe.request("sample slot=1", timeout=SECONDS).fields["ns"])
 
         window = Window(link, (probe,))
-        assert window.undisturbed(work) > 0
+        assert window.undisturbed(work, work) > 0
         assert len(refused) == 1
         probe.close()
 
@@ -188,7 +192,7 @@ class TestWindow:
             done.append(channel.request("hello nonce=7", timeout=SECONDS).fields["nonce"])
             return done[-1]
 
-        assert Window(link, (channel,)).undisturbed(work) == "7"
+        assert Window(link, (channel,)).undisturbed(work, work) == "7"
         assert done == ["7"]
         channel.close()
 
@@ -211,12 +215,13 @@ class TestWindow:
     [
         ("gmem touch region=0 start=0 count=10 stride=3 write=1 gen=1", {"touched": "4"}, 0),
         ("gmem verify region=0 start=0 count=10 expect=zero", {"pages": "10", "wrong": "0", "bad": "-"}, 0),
+        ("release hold=2", {"pages": "9"}, 0),
         ("nodes pid=5 addr=0 pages=7", {}, 7),
         ("peek pid=5 addr=0 pages=7", {}, 63),
     ],
 )
 def test_what_a_healthy_host_would_answer(line: str, fields: dict[str, str], blob: int) -> None:
-    reply = expected_reply(line)
+    reply = expected_reply(line, {"2": 9})
     assert dict(reply.fields) == fields
     assert len(reply.blob) == blob
 
@@ -224,7 +229,7 @@ def test_what_a_healthy_host_would_answer(line: str, fields: dict[str, str], blo
 @pytest.mark.parametrize("line", ["fetch slot=0", "gmem where region=0", "run ms=5", "cachestat pid=5 off=0 len=4096"])
 def test_what_nobody_knows_beforehand(line: str) -> None:
     with pytest.raises(NotPlannable):
-        expected_reply(line)
+        expected_reply(line, {"2": 9})
 
 
 def test_the_kernel_log_becomes_lines_of_a_console(tmp_path: Path) -> None:

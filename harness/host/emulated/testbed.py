@@ -191,7 +191,7 @@ class Testbed:
     judges = ("*",)
     """It is at rest and nobody else's: every counter is judged."""
 
-    def undisturbed(self, work: Callable[[], T]) -> T:
+    def undisturbed(self, work: Callable[[], T], *, rehearsal: Callable[[], T]) -> T:
         """What passes its ports was made not to show (``prepare``); the work is done once."""
         return work()
 

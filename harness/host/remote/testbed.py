@@ -184,9 +184,9 @@ class RemoteTestbed:
 
     # -- what a scenario does to it
 
-    def undisturbed(self, work: Callable[[], T]) -> T:
+    def undisturbed(self, work: Callable[[], T], *, rehearsal: Callable[[], T]) -> T:
         """The result of ``work``, with no traffic to the host from its first to its last request where that can be."""
-        return Window(self.link, tuple(self._windows)).undisturbed(work)
+        return Window(self.link, tuple(self._windows)).undisturbed(work, rehearsal)
 
     def settle(self, *, rcu: bool = True) -> None:
         """Bring the kernel's counters to rest."""

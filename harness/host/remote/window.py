@@ -2,9 +2,9 @@
 """Windows without traffic: requests are planned, carried out on the host by its relay, and then told to who made them.
 
 What a step asks of a host is known before it asks, and what a healthy host answers is known too.  So a piece of work
-runs twice here: the first time its requests are noted and answered as a healthy host would, which reaches nobody; the
-relay then carries them out one behind the other while the link is silent; the second time the same work asks the same,
-and gets the real answers.  Where it asks something else, because an answer was not that of a healthy host, it is asked
+is rehearsed here: its requests are noted and answered as a healthy host would, which reaches nobody; the relay then
+carries them out one behind the other while the link is silent; then the work is done, asks the same, and gets the real
+answers.  Where it asks something else, because an answer was not that of a healthy host, it is asked
 over the link.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
@@ -36,10 +36,10 @@ class NotPlannable(InfraError):
     """What a healthy host would answer is not known beforehand."""
 
 
-def expected_reply(line: str) -> Reply:
+def expected_reply(line: str, held: Mapping[str, int]) -> Reply:
     """What a healthy host answers to a request of the probe or of a guest's agent; raises ``NotPlannable``.
 
-    Nobody relies on it: it only lets the work go on to its next request.
+    Nobody relies on it: it only lets the work go on to its next request.  ``held``: pages by the number of their hold.
     """
     words = line.split(" ")
     fields = parse_fields(" ".join(words[2 if words[0] == "gmem" else 1 :]))
@@ -60,7 +60,7 @@ def expected_reply(line: str) -> Reply:
         case "unwatch":
             return Reply({"closed": "1"}, b"")
         case "release":
-            return Reply({"pages": "0"}, b"")
+            return Reply({"pages": str(held.get(fields["hold"], 0))}, b"")
         case "movepages":
             return Reply({"left": "0"}, b"")
         case "nodes":
@@ -99,22 +99,32 @@ class WindowChannel(FrameChannel):
         fd = socket.detach()
         super().__init__(fd, fd, transcript, peer=peer)
         self.stream = stream
+        self.held: dict[str, int] = {}
+        """Pages that the probe was asked to hold, by the number of the hold."""
         self.window: Window | None = None
 
     def request(self, line: str, blob: bytes = b"", *, timeout: float) -> Reply:
         """See ``FrameChannel``."""
         if self.window is None:
-            return super().request(line, blob, timeout=timeout)
+            return self.ask_now(line, blob, timeout)
         return self.window.request(self, line, blob, timeout)
 
     def ask_now(self, line: str, blob: bytes, timeout: float) -> Reply:
         """Over the link."""
+        self._remember(line)
         return super().request(line, blob, timeout=timeout)
 
     def answer_of(self, planned: _Planned) -> Reply:
         """The reply to a request that the relay has carried out."""
+        self._remember(planned.line)
         payload = self._exchange(planned.number, b"", planned.line, self._clock() + _GRACE, _GRACE)
         return self._parse(payload, planned.number, planned.line)
+
+    def _remember(self, line: str) -> None:
+        verb, _, words = line.partition(" ")
+        if verb == "hold":
+            fields = parse_fields(words)
+            self.held[fields["hold"]] = int(fields["pages"])
 
 
 @dataclass
@@ -127,13 +137,16 @@ class Window:
     _done: list[_Planned] = field(default_factory=list)
     _planning: bool = True
 
-    def undisturbed(self, work: Callable[[], T]) -> T:
-        """The result of ``work``, whose requests nothing on the link comes between, where they can be planned."""
+    def undisturbed(self, work: Callable[[], T], rehearsal: Callable[[], object]) -> T:
+        """The result of ``work``, whose requests nothing on the link comes between, where they can be planned.
+
+        ``rehearsal`` makes the same requests, and believes what it is told.
+        """
         for channel in self.channels:
             channel.window = self
         try:
             try:
-                work()
+                rehearsal()
             except GmemError:
                 return self._live(work)
             self._carry_out()
@@ -153,7 +166,7 @@ class Window:
         if self._planning:
             number = int.from_bytes(os.urandom(4), "little")
             self._planned.append(_Planned(channel, line, blob, number, timeout))
-            return expected_reply(line)
+            return expected_reply(line, channel.held)
         for index, planned in enumerate(self._done):
             if planned.channel is channel and (planned.line, planned.blob) == (line, blob):
                 del self._done[: index + 1]
