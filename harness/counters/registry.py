@@ -177,6 +177,19 @@ COUNTERS: Final[tuple[CounterSpec, ...]] = (
         "pages present in one guest's guest_memfd", "since 6.5, needs CONFIG_CACHESTAT_SYSCALL",
     ),
     CounterSpec(
+        "memcg/*/file", "pages", "memory.stat of the cgroup of one bare guest", Kind.ITEM, Exactness.EXACT,
+        "pages of the guest_memfd that the guest's process allocated, until they go",
+        "cache in cgroup v1; the kernel sums up now and then, harness/native/bare makes it do so",
+    ),
+    CounterSpec(
+        "memcg/*/unevictable", "pages", "memory.stat of the cgroup of one bare guest", Kind.ITEM, Exactness.AFTER_DRAIN,
+        "as file; also memory that the process locked, which stays the same",
+    ),
+    CounterSpec(
+        "memcg/*/file_mapped", "pages", "memory.stat of the cgroup of one bare guest", Kind.ITEM, Exactness.EXACT,
+        "pages of the guest_memfd that the guest's process touched, until they are punched", "mapped_file in cgroup v1",
+    ),
+    CounterSpec(
         "kvm/*/pages_*", "mappings", "debugfs kvm/PID-FD", Kind.ITEM, Exactness.EXACT,
         "leaf entries of one size in a guest's NPT or EPT, private and shared together",
         "installed by the guest's touch, removed by conversion and discard",
