@@ -69,12 +69,16 @@ def _base(folder: Path, programs: Mapping[str, Path]) -> dict[str, Path]:
 
 def _source_files() -> list[Path]:
     """Every file of this project that decides what an image contains, in a fixed order."""
+    elsewhere = NATIVE_SOURCES / "bare"  # runs on the machine itself
     folders = (GUEST_IMAGES, NATIVE_SOURCES, Path(__file__).parent)
     return sorted(
         path
         for folder in folders
         for path in folder.rglob("*")
-        if path.is_file() and path.suffix not in (".pyc", ".ko", ".o") and "__pycache__" not in path.parts
+        if elsewhere not in path.parents
+        and path.is_file()
+        and path.suffix not in (".pyc", ".ko", ".o")
+        and "__pycache__" not in path.parts
     )
 
 
@@ -119,7 +123,7 @@ def host_image(cache: ContentCache, *, guest: Path, guest_kernel: Path) -> Path:
     def build(folder: Path) -> None:
         with tempfile.TemporaryDirectory(prefix="gmem-image-") as scratch:
             work = Path(scratch)
-            programs = {name: build_program(name, work) for name in PROGRAMS}
+            programs = {name: build_program(name, work) for name in PROGRAMS if name != "bare"}
             (work / "firmware.bin").write_bytes(firmware_from_qboot(QEMU_DATA / "qboot.rom"))
             files = {
                 "/init": GUEST_IMAGES / "host" / "init",

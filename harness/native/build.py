@@ -47,6 +47,8 @@ PROGRAMS: Final[Mapping[str, NativeProgram]] = MappingProxyType(
         "control": NativeProgram(folders=("control", "frame"), file="gmem-control"),
         # carries the streams of all others over one link, to a host that is reached over SSH
         "relay": NativeProgram(folders=("relay", "frame"), file="gmem-relay"),
+        # has a guest_memfd without a guest, on the machine it runs on
+        "bare": NativeProgram(folders=("bare", "frame"), file="gmem-bare"),
         # takes memory of the host and keeps it
         "pressure": NativeProgram(folders=("pressure",), file="gmem-pressure"),
         # stands in for the SNP firmware under a stock QEMU
