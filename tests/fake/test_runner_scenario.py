@@ -143,6 +143,7 @@ class FakeTestbed:
     sample = testbeds.Testbed.sample
     fetch = testbeds.Testbed.fetch
     fallocate = testbeds.Testbed.fallocate
+    undisturbed = testbeds.Testbed.undisturbed
 
     @property
     def spec(self) -> shapes.TestbedSpec:
