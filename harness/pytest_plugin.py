@@ -114,6 +114,7 @@ class GmemRun:
                 seed=self.option("seed"),
                 deadline=self.option("deadline"),
                 keep=self.option("keep"),
+                require=self.option("require"),
             )
             check_options(options)  # before there is an output directory with nothing to put in
             out_option = self.option("out")
@@ -178,6 +179,8 @@ class Case:
     gmem: GmemRun
     name: CaseName
     designs: tuple[str, ...]
+    guests: tuple[str, ...] = ()
+    """Launches that it is about; empty: all that a QEMU runs, and ``bare`` as far as it can do the steps."""
     called: bool = False
     done: CaseResult | None = None
 
@@ -219,8 +222,11 @@ class Case:
         session = self.gmem.begin()
         if self.gmem.listener:
             self.gmem.listener.begin(f"{self.name.suite}/{self.name.case}")
-        if self.designs and not self._concerned(session, scenario):
-            result = self._skip(session)
+        if self.guests and session.launch.name not in self.guests:
+            why = f"the claim concerns guests started as {', '.join(self.guests)}, these are {session.launch.name}"
+            result = self._skip(session, f"{why}; --guest {self.guests[0]} has such")
+        elif self.designs and not self._concerned(session, scenario):
+            result = self._skip(session, self._other_design(session))
         else:
             result = session.run(scenario, self.name)
         self.done = result
@@ -254,11 +260,13 @@ class Case:
                 return True
         return session.design in self.designs
 
-    def _skip(self, session: Session) -> CaseResult:
-        why = (
+    def _other_design(self, session: Session) -> str:
+        return (
             f"the claim concerns design {', '.join(self.designs)}, the kernel under test is {session.design}; "
             f"--design {self.designs[0]} judges it all the same"
         )
+
+    def _skip(self, session: Session, why: str) -> CaseResult:
         result = CaseResult(
             suite=self.name.suite, case=self.name.case, claim=self.name.claim, verdict=Verdict.SKIP, sentence=why,
             seconds=0.0, steps=(), evidence="", repeat=self.name.repeat,
@@ -287,6 +295,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--gmem-cases", type=int, default=RANDOM_CASES, help="cases that are made of a random one")
     group.addoption("--gmem-deadline", type=float, default=STEP_SECONDS, help="seconds that one request may take")
     group.addoption("--gmem-brief", action="store_true", help="a few telling cases of each claim only")
+    group.addoption("--gmem-require", action="store_true", help="skips for what the host lacks are failures (infra)")
     group.addoption("--gmem-keep", action="store_true", help="save the testbed of a case that does not pass")
 
 
@@ -294,8 +303,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make the run known; nothing happens before a case asks for it."""
     config.addinivalue_line(
         "markers",
-        "gmem(designs, claim, brief): the gmem designs that a case is about (default: all), the claim it decides,"
-        " and whether a brief run has it (default: yes)",
+        "gmem(designs, claim, brief, guests): the gmem designs that a case is about (default: all), the claim it"
+        " decides, whether a brief run has it (default: yes), and the launches it is about (default: all)",
     )
     config.stash[_RUN] = GmemRun(config)
 
@@ -332,25 +341,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture
 def gmem(request: pytest.FixtureRequest) -> Case:
     """One case of a suite on the kernel under test."""
-    designs, claim_id = _marked(request.node)
-    return Case(request.config.stash[_RUN], replace(case_name(request.node), claim_id=claim_id), designs)
+    designs, claim_id, guests = _marked(request.node)
+    return Case(request.config.stash[_RUN], replace(case_name(request.node), claim_id=claim_id), designs, guests)
 
 
 _BRIEF = (None, True, False)
 _MARKER = 'write the marker @pytest.mark.gmem(designs=["order0"], claim="C2", brief=False), with at least one of them'
 
 
-def _marked(item: pytest.Item) -> tuple[tuple[str, ...], str]:
-    """Designs and id of the claim, each from the closest marker that has it: the function's before the file's."""
+def _marked(item: pytest.Item) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
+    """Designs, id of the claim and launches, each from the closest marker: the function's before the file's."""
     found: dict[str, Any] = {}
     for marker in item.iter_markers("gmem"):
-        if marker.args or not marker.kwargs or marker.kwargs.keys() - {"designs", "claim", "brief"}:
+        if marker.args or not marker.kwargs or marker.kwargs.keys() - {"designs", "claim", "brief", "guests"}:
             raise UsageError(_MARKER)
         found = {**marker.kwargs, **found}
-    designs, claim = found.get("designs", ()), found.get("claim")
-    if not isinstance(designs, (list, tuple)) or not isinstance(claim, str | None) or found.get("brief") not in _BRIEF:
+    designs, claim, guests = found.get("designs", ()), found.get("claim"), found.get("guests", ())
+    lists = isinstance(designs, (list, tuple)) and isinstance(guests, (list, tuple))
+    if not lists or not isinstance(claim, str | None) or found.get("brief") not in _BRIEF:
         raise UsageError(_MARKER)
-    return tuple(designs), claim_named(claim).id if claim is not None else ""
+    return tuple(designs), claim_named(claim).id if claim is not None else "", tuple(guests)
 
 
 _REPEAT = "repeat{}"

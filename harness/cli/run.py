@@ -15,6 +15,7 @@ import pytest
 
 from harness.cli.show import Progress, final, progress
 from harness.errors import GmemError, InfraError, UsageError
+from harness.guest.launch import BARE
 from harness.images.recipes import SOURCE_ROOT
 from harness.pytest_plugin import LISTENER, RANDOM_CASES, GmemRun, run_of, selected
 from harness.report.claims_table import Run, claims_table, has_claims
@@ -24,7 +25,7 @@ from harness.run.verdict import Verdict
 from harness.run.walk import STEP_SECONDS
 
 SUITES = SOURCE_ROOT / "suites"
-DEFAULT_SUITES = ("smoke", "conversion")
+DEFAULT_SUITES, BARE_SUITES = ("smoke", "conversion"), ("bare",)
 _STEP_PERCENT = 10
 
 
@@ -81,10 +82,13 @@ def _collection_error(node: str, text: str) -> str:
     return what if name in what else f"{node}{f', line {places[-1]}' if places else ''}: {what}"
 
 
-def suite_paths(names: Sequence[str]) -> list[str]:
-    """Files and folders for suites given as paths or as names of bundled suites; raises ``UsageError``."""
+def suite_paths(names: Sequence[str], guest: str = "") -> list[str]:
+    """Files and folders for suites given as paths or as names of bundled suites; raises ``UsageError``.
+
+    Without names, those that guests started as ``guest`` can do.
+    """
     paths = []
-    for name in names or DEFAULT_SUITES:
+    for name in names or (BARE_SUITES if guest == BARE.name else DEFAULT_SUITES):
         place = name.split("::")[0] or "(empty name)"
         for candidate in (Path(place), SUITES / place, SOURCE_ROOT / place):
             if candidate.exists():
@@ -102,7 +106,7 @@ def suite_paths(names: Sequence[str]) -> list[str]:
 @click.option("--kernel", metavar="NAME|TREE|IMAGE", help="Kernel under test (default: that of kernels.yaml).")
 @click.option("--patch", multiple=True, type=click.Path(exists=True, dir_okay=False), help="Patch on a named kernel.")
 @click.option("--design", default="auto", show_default=True, help="gmem design to judge by; auto reads the kernel.")
-@click.option("--guest", default="snp-stand-in", show_default=True, help="How guests are started.")
+@click.option("--guest", default="snp-stand-in", show_default=True, help="How guests are started; bare: none runs.")
 @click.option("--cmdline", default="", help="Added to the command line of the kernel under test.")
 @click.option("--out", type=click.Path(file_okay=False), help="Output directory (default: gmem-out/DATE-TIME-xxxx).")
 @click.option("-k", "expression", default="", help="Only cases whose name matches this pytest expression.")
@@ -116,6 +120,7 @@ def suite_paths(names: Sequence[str]) -> list[str]:
 )
 @click.option("--brief", is_flag=True, help="A few telling cases of each claim only: what a minute allows.")
 @click.option("--keep", is_flag=True, help="Save the testbed of a case that does not pass into its evidence.")
+@click.option("--require", is_flag=True, help="A case that is skipped for what the host lacks fails (infra).")
 @click.option("--dry-run", is_flag=True, help="List the cases and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 def run_command(
@@ -134,6 +139,7 @@ def run_command(
     deadline: float,
     brief: bool,
     keep: bool,
+    require: bool,
     dry_run: bool,
     as_json: bool,
 ) -> int:
@@ -145,7 +151,7 @@ def run_command(
     7 no boot, 8 crash.
     """
     arguments = [
-        *suite_paths(suites),
+        *suite_paths(suites, guest),
         *("--gmem-host", host, "--gmem-design", design, "--gmem-guest", guest),
         *(
             "--gmem-repeat",
@@ -163,6 +169,7 @@ def run_command(
         f"--gmem-deadline={deadline}",
         *(("--gmem-brief",) if brief else ()),
         *(("--gmem-keep",) if keep else ()),
+        *(("--gmem-require",) if require else ()),
         *(("--collect-only",) if dry_run else ()),
         # Our own table replaces pytest's output; its cache and its ini files are not ours to write or to obey.
         *("-p", "gmem", "-p", "no:terminal", "-p", "no:cacheprovider", "-p", "no:logging", "-c", os.devnull),

@@ -59,6 +59,11 @@ class LaunchRecord:
     in_place: bool = False
     """Whether the RAM is the guest_memfd itself, in which a conversion frees nothing."""
 
+    @property
+    def bare(self) -> bool:
+        """Whether there is no QEMU, but a process that maps the guest_memfd: ``harness/host/local``."""
+        return not self.program
+
 
 SNP_STAND_IN = LaunchRecord(
     name="snp-stand-in",
@@ -86,7 +91,20 @@ SW_PROTECTED_DIRECT = LaunchRecord(
     traces_conversions=False,
 )
 
+BARE = LaunchRecord(
+    name="bare",
+    kind_text="bare",
+    program="",
+    preload=(),
+    firmware="",
+    cpu="",
+    machine="",
+    confidential=False,
+    traces_conversions=False,
+)
+
 LAUNCH_RECORDS = {record.name: record for record in (SNP_STAND_IN, SW_PROTECTED_DIRECT)}
+"""Guests that a QEMU runs; ``BARE`` is none."""
 
 
 def launch_record(name: str) -> LaunchRecord:
@@ -107,7 +125,7 @@ def launch_on(record: LaunchRecord, kernel_facts: Mapping[str, str]) -> LaunchRe
     A QEMU of today finds no private memory on a kernel that converts in place; ``inplace.so`` translates for it, and
     populates the RAM in the guest_memfd, where it is.
     """
-    if kernel_facts.get(IN_PLACE_PARAMETER) not in ("Y", "1"):
+    if record.bare or kernel_facts.get(IN_PLACE_PARAMETER) not in ("Y", "1"):
         return record
     return replace(
         record,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from harness.guest.launch import launch_on
 from harness.host.emulated.prepare import PCP_FRACTION, Clock
 from harness.host.emulated.state import TestbedSpec
 from harness.host.testbed import Testbed, Testbeds
+from harness.model.bare import bare_regions, with_cgroups
 from harness.model.context import Backing, Design
 from harness.model.course import Course, looks
 from harness.model.designs import backing_named
@@ -151,9 +153,13 @@ class ScenarioRun:
         self.frames.begin()
         keep_sample(self.evidence, "start", start)
         values, self.facts = self.known(start)
-        regions = prepared_regions(self.design, self.backing, self.facts)
+        bare = any(guest.launch.bare for guest in self.testbed.spec.guests)
+        beginning = bare_regions if bare else partial(prepared_regions, backing=self.backing)
+        regions = beginning(design=self.design, facts=self.facts)
         known = self.scenario, self.design, values, self.facts
         predictions = predict(*known, backing=self.backing, regions=regions)
+        if bare:
+            predictions = with_cgroups(predictions, regions, values)
         predictions = [judged_only(step, self.testbed.judges) for step in predictions]
         keep_predictions(self.evidence, predictions)
         check_pins(predictions, self.testbed.state.kernel_facts)
@@ -189,7 +195,7 @@ class ScenarioRun:
             raise InfraError(f"step {prediction.index}: {lacking}")
         if self.course and looks(step):
             self.course.seen(after.raw, after.values)
-        prediction = reread(prediction, before.values, self.facts)
+        prediction = judged_only(reread(prediction, before.values, self.facts), self.testbed.judges)
         observed = {**difference(before, after), **self.frames.after_step(prediction.index)}
         findings, still = apart(self.locate(finding, prediction) for finding in judge(prediction, observed, self.noise))
         messages = list(done.problems)

@@ -20,9 +20,10 @@ from pathlib import Path
 import msgspec
 
 from harness import __version__
-from harness.errors import GmemError, InfraError, NoBootError, UsageError
+from harness.cache import ContentCache
+from harness.errors import GmemError, InfraError, NoBootError, NothingRanError, UsageError
 from harness.guest.backing import ANON_4K, backing_record
-from harness.guest.launch import IN_PLACE_PARAMETER, LaunchRecord, launch_on, launch_record
+from harness.guest.launch import BARE, IN_PLACE_PARAMETER, LaunchRecord, launch_on, launch_record
 from harness.host.config.host import HostConfig
 from harness.host.config.load import load_host
 from harness.host.config.reaching import reach_host
@@ -30,11 +31,13 @@ from harness.host.emulated.machine import qemu_program
 from harness.host.emulated.prepare import Clock, Phase
 from harness.host.emulated.state import TestbedSpec, TestbedState
 from harness.host.emulated.testbed import DESCRIPTION, Lab
+from harness.host.local.beds import LocalBeds
 from harness.host.remote.testbed import RemoteTestbeds
 from harness.host.testbed import Testbeds
 from harness.kernel.progress import Progress, silent
 from harness.kernel.record import Kernel
 from harness.model.designs import design_named
+from harness.run.bare import check_bare
 from harness.run.facts import choose_design, host_facts
 from harness.run.lab import make_lab, remote_testbeds
 from harness.run.outcome import pages_in_flight, rejected_window, verdict_of_error
@@ -46,7 +49,7 @@ from harness.run.verdict import Verdict, worst
 from harness.run.walk import STEP_SECONDS, check_supported
 from harness.scenario.scenario import Scenario
 
-EMULATED = "emulated"
+EMULATED, LOCAL = "emulated", "local"
 _ANY = ""
 """In place of a shape: all of them."""
 MEASURE_AT_MOST = 3
@@ -73,19 +76,24 @@ class RunOptions:
     """Seconds that one request of a step may take."""
     keep: bool = False
     """Save the testbed of a case that does not pass into its evidence."""
+    require: bool = False
+    """A case that is skipped because the host lacks something fails (``infra``)."""
 
 
 def check_options(options: RunOptions) -> None:
     """Raises ``UsageError`` for an unknown host, design or launch: now, not after a kernel was built."""
     if options.host != EMULATED:
         host = load_host(options.host)
-        if host.transport == "ssh" and (options.kernel or options.patches or options.command_line):
+        if host.transport != EMULATED and (options.kernel or options.patches or options.command_line):
             raise UsageError(
                 f"host {host.name} runs the kernel that it runs: --kernel, --patch and --cmdline are not for it"
             )
     if options.design != "auto":
         design_named(options.design)
-    launch_record(options.guest)
+    if options.guest != BARE.name:
+        launch_record(options.guest)
+    elif options.host == EMULATED or host.transport != LOCAL:
+        raise UsageError("a bare guest_memfd is one of the machine that the harness runs on: --guest bare --host local")
 
 
 class BackingError(UsageError):
@@ -120,6 +128,7 @@ class Session:
     """The file of ``--host``; None is the emulated host."""
     _lab: Lab | None = None
     _remote: RemoteTestbeds | None = None
+    _local: LocalBeds | None = None
     _ready: dict[str, Ready] = field(default_factory=dict)
     _broken: dict[str, GmemError] = field(default_factory=dict)
     """Shape to the reason why it does not come up; ``_ANY`` stands for every shape."""
@@ -134,7 +143,7 @@ class Session:
     @property
     def launch(self) -> LaunchRecord:
         """How guests are started."""
-        return launch_record(self.options.guest)
+        return BARE if self.options.guest == BARE.name else launch_record(self.options.guest)
 
     @property
     def lab(self) -> Lab:
@@ -148,6 +157,10 @@ class Session:
         """Where the testbeds of ``--host`` come from; made on first use."""
         if self.host is None or self.host.transport == EMULATED:
             return self.lab
+        if self.launch.bare:
+            if self._local is None:
+                self._local = LocalBeds(ContentCache(notify=self.notice), notice=self.notice)
+            return self._local
         if self._remote is None:
             clock = Clock()
             reach = reach_host(self.host)
@@ -236,22 +249,28 @@ class Session:
         scenario.check()
         check_tells(name.tells, len(scenario.steps))
         spec = self.spec_for(scenario)
-        check_supported(scenario, spec.machine.cpus)
+        if not self.launch.bare:
+            check_supported(scenario, spec.machine.cpus)
         began = time.monotonic()
         try:
+            if self.launch.bare:
+                check_bare(scenario)
             ready = self.ready(spec)
+        except NothingRanError as error:  # every case says what is lacking: none of them is there for the others
+            result = _not_run(name, Verdict.SKIP, str(error), time.monotonic() - began)
         except GmemError as error:
             broken = self._known_broken(spec) or _ANY
             told = self._broke_in.get(broken)
             self._broke_in.setdefault(broken, f"{name.suite}/{name.case}")
             verdict = verdict_of_error(error) if told is None else Verdict.SKIP
             why = str(error) if told is None else f"no testbed{' of this shape' if broken else ''}: see {told}"
-            result = CaseResult(
-                suite=name.suite, case=name.case, claim=name.claim, verdict=verdict, sentence=why,
-                seconds=time.monotonic() - began, steps=(), evidence="", repeat=name.repeat,
-            )  # fmt: skip
+            result = _not_run(name, verdict, why, time.monotonic() - began)
         else:
             result = _replayable(self._measured(ready, scenario, name), scenario)
+        if self.options.require and result.verdict is Verdict.SKIP:
+            result = msgspec.structs.replace(
+                result, verdict=Verdict.INFRA, sentence=f"required, and skipped: {result.sentence}"
+            )
         result = with_tells(name.tells, len(scenario.steps), self.named(result, name))
         self.cases.append(result)
         return result
@@ -318,7 +337,7 @@ class Session:
             design_evidence=self.design_evidence,
             host=self._host_told(),
             guest_kind=launch_on(self.launch, states[0].kernel_facts if states else {}).kind_text,
-            qemu={"version": qemu_version()},
+            qemu={"version": "" if self.launch.bare else qemu_version()},
             seed=self.options.seed,
             versions={"gmem-harness": __version__, "python": platform.python_version(), "pytest": version("pytest")},
             command=command,
@@ -331,13 +350,17 @@ class Session:
         emulated = self.host is None or self.host.transport == EMULATED
         name = EMULATED if self.host is None else self.host.name
         machine = "QEMU TCG with nested SVM" if emulated else "reached over SSH"
+        if self.host is not None and self.host.transport == LOCAL:
+            machine = "the machine that the harness runs on"
         return {"name": name, "machine": machine, "run by": platform.platform()}
 
     def _sum_up(self) -> tuple[Verdict, str]:
         verdict = worst(case.verdict for case in self.cases)
         ran = [case for case in self.cases if case.verdict is not Verdict.SKIP]
         if verdict is Verdict.NOTHING_RAN:
-            return verdict, "every case was skipped" if self.cases else "no case was selected"
+            reasons = {case.sentence for case in self.cases}
+            why = f": {reasons.pop()}" if len(reasons) == 1 else ""
+            return verdict, f"every case was skipped{why}" if self.cases else "no case was selected"
         if verdict is Verdict.PASS:
             meant = sum(case.verdict is Verdict.XFAIL for case in ran)
             return verdict, f"{len(ran) - meant} cases pass, {meant} fail as the design means it" if meant else (
@@ -352,6 +375,14 @@ def _boot_folder(spec: TestbedSpec) -> str:
     """Name of the evidence of a shape's boot."""
     kind = "" if spec.backing == ANON_4K else f"-{spec.backing.name}"
     return f"boot-{len(spec.guests)}-guests{kind}"
+
+
+def _not_run(name: CaseName, verdict: Verdict, why: str, seconds: float) -> CaseResult:
+    """The result of a case that came to no testbed."""
+    return CaseResult(
+        suite=name.suite, case=name.case, claim=name.claim, verdict=verdict, sentence=why, seconds=seconds, steps=(),
+        evidence="", repeat=name.repeat,
+    )  # fmt: skip
 
 
 def _replayable(result: CaseResult, scenario: Scenario) -> CaseResult:

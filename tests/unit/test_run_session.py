@@ -235,7 +235,10 @@ class TestInfo:
         assert session.info(()).sentence == "no case was selected"
         session.cases.append(case("a", Verdict.SKIP))
         info = session.info(())
-        assert (info.verdict, info.exit_code, info.sentence) == (Verdict.NOTHING_RAN, 5, "every case was skipped")
+        assert (info.verdict, info.exit_code) == (Verdict.NOTHING_RAN, 5)
+        assert info.sentence == "every case was skipped: sentence of a", "it says why, where there is one reason"
+        session.cases.append(case("b", Verdict.SKIP))
+        assert session.info(()).sentence == "every case was skipped"
 
     def test_all_pass(self, make: Make) -> None:
         session = make()
