@@ -156,7 +156,7 @@ class LocalTestbed:
 
     # -- observing
 
-    def undisturbed(self, work: Callable[[], T]) -> T:
+    def undisturbed(self, work: Callable[[], T], *, rehearsal: Callable[[], T]) -> T:
         """The result of ``work``; whatever else this machine does goes on."""
         return work()
 
