@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,16 @@ class Offer:
     size: int
 
 
+@dataclass(frozen=True, order=True)
+class Deb:
+    """One package file of an archive."""
+
+    filename: str
+    """With name and version."""
+    size: int
+    """Bytes."""
+
+
 class PrivateApt:
     """An apt of our own below ``folder``; the system's sources are read from ``etc``."""
 
@@ -60,13 +70,15 @@ class PrivateApt:
         resolved = [name.replace("RELEASE", self.codename) for name in names if self.codename or "RELEASE" not in name]
         return tuple(dict.fromkeys(resolved))
 
-    def configure(self, suite: str) -> Path:
-        """Writes the configuration for one suite and returns its path (to be used as ``APT_CONFIG``)."""
-        home = self.folder / suite
+    def configure(self, *suites: str) -> Path:
+        """Writes the configuration for the suites and returns its path (to be used as ``APT_CONFIG``)."""
+        home = self.folder / "+".join(suites)
         for name in ("lists/partial", "archives/partial", "sources", "empty"):
             (home / name).mkdir(parents=True, exist_ok=True)
-        source = apt_sources.archive_for(suite, apt_sources.read_sources(self.etc), self.codename)
-        (home / "sources" / "debian.sources").write_text(apt_sources.private_stanza(source, suite))
+        sources = apt_sources.read_sources(self.etc)
+        archives = {suite: apt_sources.archive_for(suite, sources, self.codename) for suite in suites}
+        stanzas = [apt_sources.private_stanza(source, suite) for suite, source in archives.items()]
+        (home / "sources" / "debian.sources").write_text("\n".join(stanzas))
         (home / "status").touch()
         settings = {
             "Dir::State::lists": home / "lists",
@@ -136,6 +148,37 @@ class PrivateApt:
         progress("fetch", 100, 100)
         return found[0], file_sha256(found[0])
 
+    def closure(self, packages: Sequence[str], suites: Sequence[str]) -> tuple[Deb, ...]:
+        """The packages with all that they depend on, as if nothing were installed, after refreshing the lists.
+
+        Versions of the first suite are taken where it has one, the others have the rest.  Raises as :meth:`offer`.
+        """
+        config = self.configure(*suites)
+        updated = self._apt(config, ["apt-get", "-q", "update"], UPDATE_SECONDS)
+        if updated.code != 0:
+            raise _update_error(" or ".join(suites), updated)
+        done = self._apt(config, [*_install(packages, suites), "--print-uris"], 120.0, tail_lines=2000)
+        found = [Deb(match[1], int(match[2])) for line in done.tail if (match := _DEB.fullmatch(line))]
+        if done.code != 0 or not found:
+            raise NotOffered(f"suite {suites[0]} does not offer {' and '.join(packages)}: {_last_error(done)}")
+        return tuple(sorted(found))
+
+    def download_closure(self, packages: Sequence[str], suites: Sequence[str], into: Path) -> list[Path]:
+        """Fetches what :meth:`closure` just named into the folder ``into``.  apt checks signatures and hashes."""
+        config = self.folder / "+".join(suites) / "apt.conf"
+        (into / "partial").mkdir(parents=True, exist_ok=True)
+        argv = [*_install(packages, suites), "--download-only", "-o", f"Dir::Cache::archives={into}"]
+        done = self._apt(config, argv, DOWNLOAD_SECONDS)
+        found = sorted(into.glob("*.deb"))
+        if done.code != 0 or not found:
+            reason = _UNREACHABLE.search(done.text)
+            said = reason[1] if reason else _last_error(done)
+            raise InfraError(
+                f"fetching {' and '.join(packages)} from {suites[0]} failed ({said}): "
+                f"check this machine's network and proxy settings, then run again"
+            )
+        return found
+
     def _apt(
         self,
         config: Path,
@@ -153,6 +196,14 @@ class PrivateApt:
             )
         env = {**os.environ, "APT_CONFIG": str(config), "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
         return run(argv, timeout=timeout, cwd=cwd, env=env, line=line, tail_lines=tail_lines)
+
+
+_DEB = re.compile(r"'[^']+' (\S+\.deb) (\d+) .*")
+
+
+def _install(packages: Sequence[str], suites: Sequence[str]) -> list[str]:
+    options = ["-q", "-y", "-o", "APT::Install-Recommends=false", "-t", suites[0]]
+    return ["apt-get", "install", *options, *packages]
 
 
 def _network_settings(etc: Path) -> list[str]:
