@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.errors import UsageError
@@ -86,6 +86,12 @@ def keyed(argument: Argument, implied: str = "") -> Keyed:
             # a word alone is a switch: QEMU takes it for on
             pairs.append((key, value if equals else "on"))
     return Keyed(head, tuple(pairs))
+
+
+def machine_of(line: Iterable[Argument]) -> str:
+    """The machine that a line asks for; '' where it names none."""
+    named = [keyed(argument, "type").head for argument in line if argument.option in ("-machine", "-M")]
+    return next((name for name in reversed(named) if name), "")
 
 
 def _from_json(argument: Argument, implied: str) -> Keyed:

@@ -31,7 +31,15 @@ _WANTED = (
     "./usr/share/ovmf",
     "./usr/share/OVMF",
 )
-_LAYOUT = "1"
+_PROGRAM = f"""\
+#!/bin/sh
+# Modules of the machine's own QEMU would be tried first, and end this one.
+here=$(dirname "$0")
+libraries="$here/{_LIBRARIES}"
+export QEMU_MODULE_DIR="$libraries/qemu"
+exec "$libraries/ld-linux-x86-64.so.2" --library-path "$libraries" "$here/usr/bin/qemu-system-x86_64" "$@"
+"""
+_LAYOUT = "2"
 """What is unpacked, and how: a new number makes the entries of the cache anew."""
 _UNPACKED_BYTES = 400 << 20
 
@@ -47,13 +55,9 @@ class UnpackedQemu:
     root: Path
 
     @property
-    def command(self) -> list[str]:
-        """Words that run its QEMU, to be followed by arguments."""
-        libraries = self.root / _LIBRARIES
-        # modules of the machine's own QEMU would be tried, and end it
-        modules = f"QEMU_MODULE_DIR={libraries}/qemu"
-        linker = [str(libraries / "ld-linux-x86-64.so.2"), "--library-path", str(libraries)]
-        return ["env", modules, *linker, str(self.root / "usr/bin/qemu-system-x86_64")]
+    def program(self) -> Path:
+        """Runs its QEMU."""
+        return self.root / "qemu-system-x86_64"
 
     @property
     def data(self) -> list[str]:
@@ -106,6 +110,9 @@ def _fetch(apt: PrivateApt, suites: tuple[str, ...], debs: tuple[Deb, ...], fold
             raise InfraError(f"{len(found)} packages were fetched for the QEMU of {suites[0]}, and {len(debs)} named")
         for deb in found:
             _unpack(deb, folder)
+        program = folder / "qemu-system-x86_64"
+        program.write_text(_PROGRAM)
+        program.chmod(0o755)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -64,12 +64,13 @@ def _object(schema: QemuSchema, argument: Argument) -> list[Refusal]:
 
 def _machine(schema: QemuSchema, argument: Argument) -> list[Refusal]:
     value = keyed(argument, "type")
-    members = schema.properties.get(machine_type(schema, value.head))
+    machine = value.head or schema.machine
+    members = schema.properties.get(machine_type(schema, machine))
     if members is None:
-        return [_unknown(schema, argument, "machine", value.head, schema.machines)]
+        return [_unknown(schema, argument, "machine", machine, schema.machines)]
     pairs = [(key.replace("_", "-"), word) for key, word in value.pairs]
     pairs = [(key, word) for key, word in pairs if key not in _LEGACY_MACHINE]
-    return _pairs(schema, argument, value.head, pairs, members)
+    return _pairs(schema, argument, machine, pairs, members)
 
 
 def _accel(schema: QemuSchema, argument: Argument) -> list[Refusal]:

@@ -176,12 +176,20 @@ def explain(stderr: str, code: int) -> Refusal:
     missing = re.search(r"(?:Parameter 'qom-type' does not accept value|invalid object type:) '?([\w-]+)", stderr)
     if missing and missing[1] in NEEDS:
         return skip(f"the host's QEMU has no object {missing[1]}", NEEDS[missing[1]])
+    if found := matching(stderr):
+        rule, match = found
+        line = _line_of(stderr, match.start())
+        groups = [group or "" for group in match.groups()]
+        return Refusal(rule.whose, rule.sentence.format(*groups, line=line), rule.fix)
+    return _unknown(stderr, code)
+
+
+def matching(stderr: str) -> tuple[Rule, re.Match[str]] | None:
+    """The first rule that knows what QEMU said, and where it said so."""
     for rule in RULES:
         if match := re.search(rule.pattern, stderr):
-            line = _line_of(stderr, match.start())
-            groups = [group or "" for group in match.groups()]
-            return Refusal(rule.whose, rule.sentence.format(*groups, line=line), rule.fix)
-    return _unknown(stderr, code)
+            return rule, match
+    return None
 
 
 def _unknown(stderr: str, code: int) -> Refusal:

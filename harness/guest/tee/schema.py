@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from harness.errors import InfraError
-from harness.guest.tee.arguments import Argument, keyed
+from harness.guest.tee.arguments import Argument, keyed, machine_of
 from harness.guest.tee.kinds import TEE_KINDS, TeeKind
 from harness.host.reach import Reach
 
@@ -24,7 +24,6 @@ folder=$(mktemp -d) && mkfifo "$folder/qmp" && exec 3<> "$folder/qmp" && rm -r "
 cat >&3
 exec timeout 50 "$@" <&3"""
 """Runs a QEMU on what it is asked, without an end of file behind: at one its monitor drops what it has not answered."""
-Environment = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,8 @@ class QemuSchema:
     devices: Mapping[str, Members | None] = field(default_factory=dict)
     events: Mapping[str, bool] = field(default_factory=dict)
     """Whether there is such a trace event."""
+    machine: str = ""
+    """The machine of the line: each ``-machine`` adds to those before it, and need not name it again."""
 
 
 def machine_type(schema: QemuSchema, machine: str) -> str:
@@ -87,16 +88,15 @@ def survives_reset(schema: QemuSchema, kind: TeeKind) -> bool:
     return not kind.reset_trace or schema.events.get(kind.reset_trace, False)
 
 
-def ask_schema(
-    reach: Reach, program: str, line: Iterable[Argument] = (), *, environment: Environment | None = None
-) -> QemuSchema:
+def ask_schema(reach: Reach, program: str, line: Iterable[Argument] = ()) -> QemuSchema:
     """Ask the QEMU of a host all that is needed to check ``line``.
 
     Raises ``InfraError`` when it is not there or does not answer as QEMU does, ``ReachError`` when the host is gone.
     """
-    first = _first(reach, program, environment or {})
+    line = list(line)
+    first = replace(_first(reach, program), machine=machine_of(line))
     wanted = _questions(first, line)
-    answers = _ask(reach, program, [(question, arguments) for question, _, arguments in wanted], environment or {})
+    answers = _ask(reach, program, [(question, arguments) for question, _, arguments in wanted])
     found: dict[str, dict[str, Any]] = {"qom-list-properties": {}, "device-list-properties": {}}
     events: dict[str, bool] = {}
     for (question, name, _), answer in zip(wanted, answers, strict=True):
@@ -104,13 +104,12 @@ def ask_schema(
             events[name] = "return" in answer
         else:
             found[question][name] = _listed(answer)
-    return QemuSchema(
-        **{**vars(first), "properties": found["qom-list-properties"], "devices": found["device-list-properties"]}
-        | {"events": events}
+    return replace(
+        first, properties=found["qom-list-properties"], devices=found["device-list-properties"], events=events
     )
 
 
-def _first(reach: Reach, program: str, environment: Environment) -> QemuSchema:
+def _first(reach: Reach, program: str) -> QemuSchema:
     questions: list[tuple[str, Mapping[str, object]]] = [
         ("query-version", {}),
         ("query-qmp-schema", {}),
@@ -119,10 +118,10 @@ def _first(reach: Reach, program: str, environment: Environment) -> QemuSchema:
         ("query-cpu-definitions", {}),
         ("query-command-line-options", {}),
     ]
-    answers = [_returned(program, answer) for answer in _ask(reach, program, questions, environment)]
+    answers = [_returned(program, answer) for answer in _ask(reach, program, questions)]
     version, entities, types, machines, cpus, groups = answers
     graph = _Graph({entity["name"]: entity for entity in entities})
-    helped = reach.run([*_env(environment), program, "-help"], timeout=ASK_SECONDS).text
+    helped = reach.run([program, "-help"], timeout=ASK_SECONDS).text
     numbers = version["qemu"]
     return QemuSchema(
         program=program,
@@ -149,7 +148,7 @@ def _questions(schema: QemuSchema, line: Iterable[Argument]) -> list[tuple[str, 
     for argument in line:
         match argument.option:
             case "-machine" | "-M":
-                types.add(machine_type(schema, keyed(argument, "type").head))
+                types.add(machine_type(schema, schema.machine))
             case "-accel":
                 types.add(f"{keyed(argument, 'accel').head}-accel")
             case "-cpu":
@@ -165,15 +164,13 @@ def _questions(schema: QemuSchema, line: Iterable[Argument]) -> list[tuple[str, 
     return asked
 
 
-def _ask(
-    reach: Reach, program: str, questions: Sequence[tuple[str, Mapping[str, object]]], environment: Environment
-) -> list[dict[str, Any]]:
+def _ask(reach: Reach, program: str, questions: Sequence[tuple[str, Mapping[str, object]]]) -> list[dict[str, Any]]:
     """All answers, in order."""
     commands: list[dict[str, object]] = [{"execute": "qmp_capabilities"}]
     commands += [{"execute": name, "arguments": given, "id": n} for n, (name, given) in enumerate(questions)]
     commands.append({"execute": "quit"})
     stdin = "".join(json.dumps(command) + "\n" for command in commands).encode()
-    asked = ["sh", "-c", _FED, "sh", *_env(environment), program, *_QMP]
+    asked = ["sh", "-c", _FED, "sh", program, *_QMP]
     done = reach.run(asked, stdin=stdin, timeout=ASK_SECONDS)
     if done.code == 127:
         raise InfraError(f"{reach.name} has no {program}: install QEMU there (Debian: qemu-system-x86)")
@@ -189,10 +186,6 @@ def _ask(
     if missing:
         raise InfraError(f"{program} on {reach.name} does not answer {missing[0]}: {done.complaint}")
     return [answers[n] for n in range(len(questions))]
-
-
-def _env(environment: Environment) -> list[str]:
-    return ["env", *(f"{key}={value}" for key, value in sorted(environment.items()))] if environment else []
 
 
 def _returned(program: str, answer: dict[str, Any]) -> Any:
