@@ -99,9 +99,8 @@ def prove(kind: TeeKind, facts: Facts) -> Proof:
     shown = {word.side for word in words if word.fits == {kind.name}}
     missing = [side for side in ("host", "guest") if side not in shown]
     if missing:
-        sides = " nor ".join(f"the {side}" for side in missing)
-        verb = "neither" if len(missing) == 2 else "not"
-        sentence = f"not provable to be a {kind.says}: {verb} {sides} was seen to say so"
+        lack = "neither the host nor the guest was" if len(missing) == 2 else f"the {missing[0]} was not"
+        sentence = f"not provable to be a {kind.says}: {lack} seen to say so"
         return Proof(Standing.NOT_PROVABLE, sentence, evidence)
     return Proof(Standing.PROVEN, f"proven to be a {kind.says}, by the host and by the guest", evidence)
 

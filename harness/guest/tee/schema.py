@@ -20,10 +20,16 @@ from harness.host.reach import Reach
 ASK_SECONDS: Final = 60.0
 _QMP: Final = ("-M", "none", "-S", "-nodefaults", "-no-user-config", "-display", "none", "-qmp", "stdio")
 _FED: Final = """\
-folder=$(mktemp -d) && mkfifo "$folder/qmp" && exec 3<> "$folder/qmp" && rm -r "$folder" || exit 126
+folder=$(mktemp -d) && mkfifo "$folder/asked" || exit 126
+exec 3<> "$folder/asked" 4<> "$folder/said"
+rm -r "$folder"
 cat >&3
-exec timeout 50 "$@" <&3"""
-"""Runs a QEMU on what it is asked, without an end of file behind: at one its monitor drops what it has not answered."""
+timeout 50 "$@" <&3 >&4
+code=$?
+cat /proc/self/fd/4
+exit $code"""
+"""Runs a QEMU on what it is asked.  Its input has no end: at one the monitor drops what it has not answered.  Its
+output is a file: at ``quit`` it drops what a pipe has not taken yet."""
 
 
 @dataclass(frozen=True)
