@@ -97,20 +97,22 @@ def ended(command: list[str]) -> tuple[str, int]:
     return done.stderr, done.returncode
 
 
-@pytest.mark.parametrize("backing", sorted(BACKING_RECORDS))
 @pytest.mark.parametrize("kind", [SNP, TDX, PLAIN], ids=lambda kind: kind.name)
 def test_every_argument_is_known_to_a_real_qemu(
-    qemu: Qemu, kind: TeeKind, backing: str, folder: Path, unpacked: UnpackedQemu
+    qemu: Qemu, kind: TeeKind, folder: Path, unpacked: UnpackedQemu
 ) -> None:
-    spec = replace(spec_of(qemu, kind, folder, unpacked.firmware), backing=BACKING_RECORDS[backing])
-    line = split_line(tee_command(spec))
-    refusals = check_line(ask_schema(LocalReach(), qemu.program, line), line)
-    if kind is TDX and not qemu.has_tdx:
-        assert [refusal.whose for refusal in refusals] == [Whose.SKIP]
-        assert "no object 'tdx-guest'" in refusals[0].sentence
-        assert "trixie-backports" in refusals[0].fix
-    else:
-        assert refusals == []
+    spec = spec_of(qemu, kind, folder, unpacked.firmware)
+    schema = ask_schema(LocalReach(), qemu.program, split_line(tee_command(spec)))
+    for backing in BACKING_RECORDS.values():
+        for hashes in (False, True) if kind.hashes_property else (False,):
+            line = split_line(tee_command(replace(spec, backing=backing, kernel_hashes=hashes)))
+            refusals = check_line(schema, line)
+            if kind is TDX and not qemu.has_tdx:
+                assert [refusal.whose for refusal in refusals] == [Whose.SKIP]
+                assert "no object 'tdx-guest'" in refusals[0].sentence
+                assert "trixie-backports" in refusals[0].fix
+            else:
+                assert refusals == []
 
 
 @pytest.mark.parametrize(("kind", "lacks"), [(SNP, "host has no SNP"), (TDX, "host has no TDX")])
