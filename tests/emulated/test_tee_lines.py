@@ -25,10 +25,13 @@ from harness.guest.qmp import QmpSession
 from harness.guest.tee.arguments import split_line
 from harness.guest.tee.candidates import Candidate, Place, choose_firmware
 from harness.guest.tee.debian import UnpackedQemu, unpacked_qemu
+from harness.guest.tee.facts import host_facts
 from harness.guest.tee.firmware import FirmwareError, read_firmware
 from harness.guest.tee.kinds import PLAIN, SNP, TDX, TeeKind
 from harness.guest.tee.line import TeeSpec, tee_command
 from harness.guest.tee.linecheck import check_line
+from harness.guest.tee.plan import plan
+from harness.guest.tee.proof import Standing, prove
 from harness.guest.tee.refusal import Whose
 from harness.guest.tee.refusals import explain, matching
 from harness.guest.tee.schema import ask_schema, survives_reset
@@ -209,6 +212,8 @@ def test_a_line_without_hardware_brings_a_machine_up(qemu: Qemu, folder: Path, u
         try:
             session = QmpSession("g0", spec.monitor, None, timeout=SECONDS, alive=lambda: process.poll() is None)
             assert session.execute("query-status")["status"] == "prelaunch"
+            links = [str(link.readlink()) for link in Path(f"/proc/{process.pid}/fd").iterdir()]
+            facts = host_facts(session, links)
             session.close()
             with socket.socket(socket.AF_UNIX) as agent:
                 agent.connect(spec.agent)
@@ -217,6 +222,36 @@ def test_a_line_without_hardware_brings_a_machine_up(qemu: Qemu, folder: Path, u
             _, stderr = process.communicate(timeout=SECONDS)
     assert Path(spec.console).exists(), stderr
     assert Path(spec.log).exists(), stderr
+    assert (facts.object_type, facts.gmem_files) == ("", 0)
+    assert facts.query_sev is None or facts.query_sev["enabled"] is False
+    # the host's side of a plain guest; nothing has booted that could say the guest's
+    assert prove(SNP, facts).sentence.startswith("a plain VM in place of a confidential one")
+    assert prove(PLAIN, facts).standing is Standing.NOT_PROVABLE
+
+
+def test_the_type_of_a_confidential_object_is_read(qemu: Qemu, folder: Path) -> None:
+    """Without a machine QEMU makes the object, and asks no hardware."""
+    words = [qemu.program, "-M", "none", "-nodefaults", "-display", "none", "-S"]
+    words += ["-object", "sev-snp-guest,id=cgs0,reduced-phys-bits=1", "-qmp", f"unix:{folder}/q,server=on,wait=off"]
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL) as process:
+        try:
+            session = QmpSession("g0", f"{folder}/q", None, timeout=SECONDS, alive=lambda: process.poll() is None)
+            assert session.execute("qom-get", {"path": "/objects/cgs0", "property": "type"}) == "sev-snp-guest"
+            # every machine has the link, this one an empty one
+            assert host_facts(session).object_type == ""
+            session.close()
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("kind", [TDX, PLAIN], ids=lambda kind: kind.name)
+def test_a_launch_is_planned(qemu: Qemu, kind: TeeKind, folder: Path, unpacked: UnpackedQemu) -> None:
+    wanted = replace(spec_of(qemu, kind, folder, unpacked.firmware), firmware="", cbitpos=None)
+    planned = plan(LocalReach(), wanted, [Place("/there/is/none", ""), Place(str(unpacked.firmware), "ovmf")])
+    assert planned.firmware.path == str(unpacked.firmware)
+    assert planned.command == tuple(tee_command(planned.spec))
+    skipped = kind is TDX and not qemu.has_tdx
+    assert [refusal.whose for refusal in planned.refusals] == ([Whose.SKIP] if skipped else [])
 
 
 def test_reset_is_probed(qemu: Qemu) -> None:

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 
+from harness.guest.qmp import QmpRefused
+from harness.guest.tee.facts import features_line, flags_of, host_facts, with_guest
 from harness.guest.tee.kinds import PLAIN, SNP, TDX, TeeKind
-from harness.guest.tee.proof import Facts, Standing, features_line, flags_of, prove
+from harness.guest.tee.proof import Facts, Standing, prove
 
 SNP_FACTS = Facts(
     object_type="sev-snp-guest",
@@ -122,3 +125,37 @@ def test_flags() -> None:
     text = "processor\t: 0\nflags\t\t: fpu vme tdx_guest\nbugs\t\t:\nprocessor\t: 1\nflags\t\t: fpu\n"
     assert flags_of(text) == {"fpu", "vme", "tdx_guest"}
     assert flags_of("") == frozenset()
+
+
+class Monitor:
+    """QMP of a QEMU with these answers; it refuses all else."""
+
+    def __init__(self, **answers: object) -> None:
+        self.answers = answers
+
+    def execute(self, command: str, arguments: Mapping[str, object] | None = None, *, timeout: float = 10.0) -> object:
+        key = str((arguments or {}).get("property", command)).replace("-", "_")
+        if key == "type":
+            assert arguments
+            assert arguments["path"] == "/objects/cgs0"
+        if key not in self.answers:
+            raise QmpRefused(command)
+        return self.answers[key]
+
+
+def test_what_qemu_is_asked() -> None:
+    monitor = Monitor(confidential_guest_support="/objects/cgs0", type="tdx-guest", query_sev=NO_SEV)
+    links = ["socket:[1]", "anon_inode:kvm-vm", "anon_inode:[kvm-gmem]", "/[kvm-gmem] (deleted)"]
+    assert host_facts(monitor, links) == Facts("tdx-guest", NO_SEV, gmem_files=2)
+    assert host_facts(Monitor(confidential_guest_support="")) == Facts("")
+    assert host_facts(Monitor(), []) == Facts(gmem_files=0)
+
+
+def test_what_the_guest_says() -> None:
+    log = "[    0.1] Memory Encryption Features active: Intel TDX\n"
+    facts = with_guest(Facts("tdx-guest"), log=log, cpuinfo="flags\t\t: tdx_guest\n", vmpl=False)
+    assert facts == Facts("tdx-guest", features="Intel TDX", cpu_flags=frozenset({"tdx_guest"}), vmpl=False)
+    assert prove(TDX, facts).standing is Standing.PROVEN
+    # a log that was lost is no log that says nothing
+    assert with_guest(Facts(), log=None, cpuinfo=None, vmpl=None) == Facts()
+    assert with_guest(Facts(), log="", cpuinfo="", vmpl=None) == Facts(features="", cpu_flags=frozenset())

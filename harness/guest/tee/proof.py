@@ -7,7 +7,6 @@ only when QEMU on the host and the kernel in the guest both say so, and nothing 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -65,18 +64,6 @@ class Word:
     text: str
     fits: frozenset[str]
     """The kinds that it fits, by name."""
-
-
-def features_line(log: str) -> str:
-    """What a guest's kernel log says of memory encryption; '' when it says nothing of it."""
-    found = re.search(r"Memory Encryption Features active: *([^\r\n]*)", log)
-    return found[1].strip() if found else ""
-
-
-def flags_of(cpuinfo: str) -> frozenset[str]:
-    """The flags of the first CPU in /proc/cpuinfo."""
-    found = re.search(r"^flags\s*: (.*)$", cpuinfo, re.MULTILINE)
-    return frozenset(found[1].split()) if found else frozenset()
 
 
 _KINDS = {kind.name: kind for kind in (SNP, TDX, PLAIN)}
