@@ -23,7 +23,8 @@ from typing import Final
 import click
 
 from harness.cache import cache_root
-from harness.errors import GmemError, InfraError
+from harness.cli.doctor_host import OF_THE_FILE, doctor_host
+from harness.errors import GmemError, InfraError, UsageError
 from harness.host.emulated.machine import MachineSpec, qemu_program
 from harness.images.firmware import firmware_from_qboot
 from harness.images.recipes import QEMU_DATA, find_program
@@ -252,11 +253,25 @@ def examine(checks: Sequence[Check] = CHECKS) -> list[Answer]:
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-def doctor_command(as_json: bool) -> int:
+@click.option("--host", metavar="FILE|NAME", help="Look at a real machine as a host under test (gmem host list).")
+@click.option(
+    "--require",
+    multiple=True,
+    is_flag=False,
+    flag_value=OF_THE_FILE,
+    metavar="[KIND]",
+    help="With --host: exit with 3 when it cannot have guests of KIND; without KIND, when it lacks anything of FILE.",
+)
+@click.option("--save", metavar="PATH", help="With --host: also keep all texts that were read there in one file.")
+def doctor_command(as_json: bool, host: str | None, require: tuple[str, ...], save: str | None) -> int:
     """Show what this machine can do, what is missing, and the command that mends it.
 
-    Exits with 0 when the emulated host can run here, else with 3.
+    Exits with 0 when the emulated host can run here, else with 3; with --host, with 0 when that could be looked at.
     """
+    if host is not None:
+        return doctor_host(host, as_object=as_json, required=require, save=save)
+    if require or save:
+        raise UsageError("--require and --save are about a host: give them with --host")
     answers = examine()
     missing = [answer.name for answer in answers if answer.state == "missing"]
     if as_json:

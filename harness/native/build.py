@@ -51,6 +51,8 @@ PROGRAMS: Final[Mapping[str, NativeProgram]] = MappingProxyType(
         "bare": NativeProgram(folders=("bare", "frame"), file="gmem-bare"),
         # takes memory of the host and keeps it
         "pressure": NativeProgram(folders=("pressure",), file="gmem-pressure"),
+        # asks KVM of a host what it can do
+        "kvmcaps": NativeProgram(folders=("kvmcaps",), file="gmem-kvmcaps"),
         # stands in for the SNP firmware under a stock QEMU
         "snp-standin": NativeProgram(folders=("interposer/snp",), file="snp-standin.so", link=_PRELOADED),
         # makes a software-protected VM of an ordinary one
