@@ -210,9 +210,7 @@ def confidential(kind: str, probe: HostProbe, kvm: KvmAnswers | None, unanswered
     supporting = tuple(evidence(probe, kvm))
     named = kvm.named(kind) if kvm else None
     if kvm is None or named is None:
-        causes = unanswered or (
-            Cause("KVM_CAP_VM_TYPES was not answered: the kernel is older than 6.8", "a newer kernel"),
-        )
+        causes = unanswered or (Cause("KVM did not answer KVM_CAP_VM_TYPES", "read the kernel's log"),)
         return Capability(kind, State.UNKNOWN, "KVM was not asked", supporting, causes, unverified)
     made = kvm.created(kind)
     primary = f"KVM_CAP_VM_TYPES bit {VM_TYPES[kind]} is {int(named)}, a VM of type {VM_TYPES[kind]} "
