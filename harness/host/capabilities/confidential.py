@@ -181,7 +181,11 @@ def _evidence_tdx(probe: HostProbe, kvm: KvmAnswers | None) -> Iterator[str]:
     yield f"cpuinfo: {'tdx_host_platform' if 'tdx_host_platform' in probe.cpu_flags else 'no tdx_host_platform'}"
     version = probe.file("/sys/devices/faux/tdx_host/version")
     yield from (f"TDX module {version}" for _ in range(bool(version)))
-    for pattern in ("BIOS enabled: private KeyID range", "TDX-Module initialized", "KB allocated for PAMT"):
+    for pattern in (
+        "BIOS enabled: private KeyID range",
+        "(TDX-Module|virt/tdx: module) initialized",
+        "KB allocated for PAMT",
+    ):
         yield from filter(None, [probe.says(pattern)])
     yield from _capacity(probe, "tdx")
 

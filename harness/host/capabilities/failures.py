@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a kernel says when it gives up SEV-SNP or TDX, in words, with what mends it.
 
-The texts are those of Linux 7.3: arch/x86/virt/svm/sev.c, drivers/iommu/amd/init.c (iommu_snp_enable),
+The texts are those of Linux 6.12 and 7.3: arch/x86/virt/svm/sev.c, drivers/iommu/amd/init.c (iommu_snp_enable),
 drivers/crypto/ccp/sev-dev.c, arch/x86/virt/vmx/tdx/tdx.c, arch/x86/kvm/vmx/tdx.c.  A text is searched for without the
 prefix that the kernel puts before it: that differs between versions.
 """
@@ -38,7 +38,12 @@ SNP: Final = (
         "boot without amd_iommu=pgtbl_v2",
     ),
     Failure(
-        r"SNP: IOMMU disabled",
+        r"SNP: IOMMU disabled or configured in passthrough mode",  # before the two were told apart
+        "the IOMMU is off or in passthrough mode, SNP needs it",
+        "boot without iommu=pt, iommu.passthrough=1, iommu=off and amd_iommu=off; BIOS: enable the IOMMU",
+    ),
+    Failure(
+        r"SNP: IOMMU disabled,",
         "the IOMMU is off, SNP needs it",
         "boot without iommu=off and amd_iommu=off; BIOS: enable the IOMMU",
     ),
@@ -69,7 +74,7 @@ SNP: Final = (
         consequence=True,
     ),
     Failure(
-        r"SEV-SNP: SNP_INIT(_EX)? failed|SEV: failed to INIT error|SEV: INIT(_EX)? failed",
+        r"SEV-SNP: SNP_INIT(_EX)? failed|SEV(-SNP)?: failed to INIT |SEV: INIT(_EX)? failed",
         "the firmware of the security processor refused to start",
         "update the firmware: amd/amd_sev_*.sbin of linux-firmware in /lib/firmware, then boot again; update the BIOS",
     ),
@@ -118,7 +123,7 @@ TDX: Final = (
         "update the TDX module, or boot with nosmt or fewer CPUs",
     ),
     Failure(
-        r"TDX-Module initialization failed \(-?[0-9]+\)",
+        r"(TDX-Module|module) initialization failed \(-?[0-9]+\)",
         "the TDX module could not be started",
         "read the lines of virt/tdx before it in the kernel's log; power the machine off and on: a reboot may not do",
         consequence=True,
