@@ -39,9 +39,12 @@ def expectations(name: str) -> list[tuple[str, str, list[str]]]:
 class FakeReach:
     """A host that exists as text; remembers what was asked of it."""
 
-    def __init__(self, probe: HostProbe, *, takes: Sequence[str] = ("/tmp",), qemu: str = "qemu-system-x86_64") -> None:
+    def __init__(
+        self, probe: HostProbe, *, takes: Sequence[str] = ("/tmp",), noexec: str = "", qemu: str = "qemu-system-x86_64"
+    ) -> None:
         self.probe = probe
         self.takes = takes
+        self.noexec = noexec
         self.asked: list[list[str]] = []
         self.folders: set[str] = set()
         self.closed = False
@@ -75,6 +78,8 @@ class FakeReach:
             return Done(0, b"", b"")
         if words[0] == "sh" and "cat >" in words[2]:
             return Done(0, b"", b"")
+        if self.noexec and words[0].startswith(f"{self.noexec}/"):
+            return Done(126, b"", b"sh: Permission denied")
         if words[0].endswith("/gmem-kvmcaps"):
             return self._kvmcaps()
         raise AssertionError(f"nobody expected {words}")

@@ -11,9 +11,10 @@ import pytest
 from harness.cli import doctor_host as command
 from harness.cli.doctor_host import as_json, as_text, report_of
 from harness.cli.main import main
+from harness.host.capabilities.decide import decide
 from harness.host.capabilities.record import HostProbe
 from harness.host.capabilities.recording import from_text
-from harness.host.capabilities.require import Missing, missing, node_count
+from harness.host.capabilities.require import Missing, missing, missing_for, node_count
 from harness.host.config.knobs import wanted
 from harness.host.config.load import load_host, parse_host
 from harness.host.reach import ReachError
@@ -118,6 +119,11 @@ REQUIREMENTS = [
         "requires: {vm_types: [snp], kvm_caps: {guest_memfd_flags: 3}}",
         "guest_memfd_flags of vm.snp is 0x1, wanted 0x3",
     ),
+    (
+        "requires: {kvm_caps: {exit_hypercall: 4096}}",
+        "requires: {kvm_caps: {exit_hypercall: 2048}}",
+        "is 0x1000, wanted 0x800",
+    ),
     ("requires: {kvm_caps: {guest_memfd: 1}}", "requires: {kvm_caps: {guest_memfd: 2}}", "is 0x1, wanted 0x2"),
     ("requires: {kernel_min: 7.3}", "requires: {kernel_min: 7.10}", "the kernel is 7.3.4-amd64, wanted 7.10"),
     ("requires: {config: [KVM_AMD]}", "requires: {config: [KVM_AMD=y]}", "CONFIG_KVM_AMD is m, wanted y"),
@@ -171,6 +177,13 @@ def test_nothing_is_known_of_a_host_that_says_nothing() -> None:
     report = report_of(load_host("plain-example"), silent)
     assert not any("Traceback" in line for line in as_text(report))
     assert as_json(report)["ready"] is False
+
+
+def test_unknown_is_not_enough_for_a_kind_of_guest() -> None:
+    for name in ("snp-program-hangs", "snp-no-permission", "snp-garbage"):
+        reasons = [item.reason for item in missing_for("snp", decide(recorded(name)))]
+        assert reasons[0].startswith("snp is unknown: "), name
+    assert missing_for("snp", decide(recorded("snp-ready"))) == []
 
 
 def test_firmware_and_actions_that_are_not_there() -> None:

@@ -120,6 +120,11 @@ def test_a_program_that_is_not_executable_there_is_tried_elsewhere() -> None:
     reach = FakeReach(recorded("snp-ready"), takes=("/run",))
     assert KvmAnswers.parse(gather(reach, program=lambda: b"").kvmcaps) is not None
     assert not reach.folders  # nothing stays behind
+    noexec = FakeReach(recorded("snp-ready"), takes=("/tmp", "/var/tmp"), noexec="/tmp")
+    assert KvmAnswers.parse(gather(noexec, program=lambda: b"").kvmcaps) is not None
+    assert not noexec.folders
+    only = FakeReach(recorded("snp-ready"), takes=("/tmp",), noexec="/tmp")
+    assert gather(only, program=lambda: b"").kvmcaps_failed == "programs cannot be run in /tmp: sh: Permission denied"
     nowhere = FakeReach(recorded("snp-ready"), takes=())
     probe = gather(nowhere, program=lambda: b"")
     assert probe.kvmcaps_failed == "no folder there takes a program"

@@ -136,7 +136,9 @@ def bare(probe: HostProbe, kvm: KvmAnswers | None, unanswered: tuple[Cause, ...]
     primary = f"of an ordinary VM: guest_memfd {'made' if made else 'refused'}, flags {flags:#x}"
     if made and flags & (MMAP | INIT_SHARED) == MMAP | INIT_SHARED:
         return Capability("bare", State.YES, primary)
-    cause = Cause("an ordinary VM has no guest_memfd that can be mapped", "a kernel of 6.18 or later")
+    cause = Cause(
+        "an ordinary VM has no guest_memfd that can be mapped and is shared from its start", "a kernel of 6.18 or later"
+    )
     return Capability("bare", State.NO, primary, (), (cause,))
 
 
