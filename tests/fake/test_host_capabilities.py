@@ -73,7 +73,7 @@ def test_every_failure_of_the_table_has_a_host(failure: object) -> None:
 
 def test_the_ready_hosts_differ_from_the_others_by_what_was_taken_from_them() -> None:
     """A cause must go away with its fix: the same host with the ready one's KVM has no causes."""
-    for name in NAMES:
+    for name in (name for name in NAMES if name.startswith(("snp-", "tdx-"))):
         kind = name.split("-")[0]
         probe = dataclasses.replace(recorded(name), kvmcaps=recorded(f"{kind}-ready").kvmcaps, kvmcaps_failed="")
         present = {**probe.present, "/dev/kvm": True}
@@ -95,6 +95,7 @@ def test_what_no_such_machine_confirmed_is_marked() -> None:
     assert tdx["tdx"].unverified
     assert snp["memory attributes"].unverified  # of SNP VMs alone
     assert not snp["plain"].unverified
+    assert not by_name(recorded("sw-protected-emulated"))["memory attributes"].unverified
     assert not snp["qemu sev-snp-guest"].unverified
 
 
