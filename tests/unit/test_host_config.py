@@ -184,7 +184,7 @@ def test_lists_of_cpus() -> None:
 
 
 def test_the_examples_are_right_and_reached_as_they_say() -> None:
-    assert names() == ("emulated", "local", "plain-example", "snp-example", "tdx-example")
+    assert names() == ("emulated", "emulated-as-ssh", "local", "plain-example", "snp-example", "tdx-example")
     for name in names():
         assert load_host(name).name == name
     assert isinstance(reach_host(load_host("local")), LocalReach)

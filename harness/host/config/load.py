@@ -53,7 +53,7 @@ def names(folder: Path = HOST_CONFIGS) -> tuple[str, ...]:
     for path in sorted(folder.glob("*.yaml")):
         if re.search(r"^transport\s*:", path.read_text(errors="replace"), re.M):
             found.append(path.stem)
-    return tuple(found)
+    return tuple(sorted(found))
 
 
 def load_host(place: str | Path, folder: Path = HOST_CONFIGS) -> HostConfig:
