@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from harness.cli import doctor_host as command
 from harness.cli.doctor_host import as_json, as_text, report_of
 from harness.cli.main import main
 from harness.host.capabilities.decide import decide
-from harness.host.capabilities.record import HostProbe
+from harness.host.capabilities.record import HostProbe, State
 from harness.host.capabilities.recording import from_text
 from harness.host.capabilities.require import Missing, missing, missing_for, node_count
 from harness.host.config.knobs import wanted
@@ -184,6 +185,13 @@ def test_unknown_is_not_enough_for_a_kind_of_guest() -> None:
         reasons = [item.reason for item in missing_for("snp", decide(recorded(name)))]
         assert reasons[0].startswith("snp is unknown: "), name
     assert missing_for("snp", decide(recorded("snp-ready"))) == []
+
+
+def test_a_kernel_that_converts_in_place_needs_no_attributes_of_the_vm() -> None:
+    in_place = decide(recorded("sw-protected-in-place"))
+    assert [item.reason for item in missing_for("sw-protected", in_place)] == ["qemu is no: QEMU does not answer"]
+    off = [replace(row, state=State.NO) if row.name == "in-place conversion" else row for row in in_place]
+    assert missing_for("sw-protected", off)[0].reason.startswith("memory attributes is no")
 
 
 def test_firmware_and_actions_that_are_not_there() -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from harness.host.capabilities.confidential import confidential
 from harness.host.capabilities.features import EXTENSIONS, OTHERS, bare, extension, runs
 from harness.host.capabilities.kvm import KvmAnswers
@@ -39,11 +41,23 @@ def decide(probe: HostProbe) -> tuple[Capability, ...]:
     first = _kvm(probe, kvm)
     unanswered = first.causes
     asked = kvm if first.state is State.YES else None
-    return (
+    rows = (
         first,
         *(confidential(kind, probe, asked, unanswered) for kind in CONFIDENTIAL),
         runs(probe, asked, unanswered),
         bare(probe, asked, unanswered),
         *(extension(wanted, asked, unanswered) for wanted in EXTENSIONS),
         *(other(probe) for other in OTHERS),
+    )
+    return _with_attributes_elsewhere(rows)
+
+
+def _with_attributes_elsewhere(rows: tuple[Capability, ...]) -> tuple[Capability, ...]:
+    """A kernel that converts in place has attributes on the guest_memfd: that a VM has none lacks nothing then."""
+    if not any(row.name == "in-place conversion" and row.state is State.YES for row in rows):
+        return rows
+    elsewhere = (Cause("this kernel converts in place: the attributes are those of the guest_memfd"),)
+    return tuple(
+        replace(row, causes=elsewhere) if row.name == "memory attributes" and row.state is State.NO else row
+        for row in rows
     )
