@@ -76,6 +76,20 @@ static void cpu(void)
 		printf("cpuid.8000001f=0x%x,0x%x,0x%x,0x%x\n", a, b, c, d);
 }
 
+/* What the BIOS left for TDX; needs root and the msr driver, and is an error on a CPU without the register. */
+static void msr(const char *key, long number)
+{
+	uint64_t value = 0;
+	int fd = open("/dev/cpu/0/msr", O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0 || pread(fd, &value, sizeof(value), number) != sizeof(value))
+		printf("msr.%s=error:%s\n", key, strerrorname_np(errno) ?: "unknown");
+	else
+		printf("msr.%s=0x%lx\n", key, value);
+	if (fd >= 0)
+		close(fd);
+}
+
 /* hlt at the reset vector's page, in real mode with segments based at 0. */
 static const char *run(int kvm, int vm)
 {
@@ -139,6 +153,8 @@ int main(void)
 	alarm(LIMIT_SECONDS);
 	printf("kvmcaps=1\n");
 	cpu();
+	msr("1401", 0x1401); /* IA32_SEAMRR_PHYS_MASK */
+	msr("87", 0x87);     /* IA32_MKTME_KEYID_PARTITIONING */
 	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	say("kvm", "open", kvm < 0 ? -1 : 0);
 	if (kvm >= 0) {
