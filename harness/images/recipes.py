@@ -24,6 +24,8 @@ GUEST_IMAGES = SOURCE_ROOT / "guest-images"
 MODULE_SOURCES = GUEST_IMAGES / "module"
 QEMU_DATA = Path("/usr/share/qemu")
 _OPTION_ROMS = ("linuxboot_dma.bin", "pvh.bin", "kvmvapic.bin")
+_ON_OTHER_HOSTS = ("bare", "relay", "kvmcaps")
+"""Native programs for hosts that were not started from an image of ours; each is a folder of its own."""
 _FOLDERS = ("/bin", "/dev", "/etc", "/proc", "/root", "/run", "/sys", "/tmp", "/var/log")
 _PROGRAMS = {"busybox": "busybox-static", "dropbear": "dropbear-bin", "qemu-system-x86_64": "qemu-system-x86"}
 
@@ -69,13 +71,13 @@ def _base(folder: Path, programs: Mapping[str, Path]) -> dict[str, Path]:
 
 def _source_files() -> list[Path]:
     """Every file of this project that decides what an image contains, in a fixed order."""
-    elsewhere = NATIVE_SOURCES / "bare"  # runs on the machine itself
+    elsewhere = {NATIVE_SOURCES / name for name in _ON_OTHER_HOSTS}
     folders = (GUEST_IMAGES, NATIVE_SOURCES, Path(__file__).parent)
     return sorted(
         path
         for folder in folders
         for path in folder.rglob("*")
-        if elsewhere not in path.parents
+        if not elsewhere.intersection(path.parents)
         and path.is_file()
         and path.suffix not in (".pyc", ".ko", ".o")
         and "__pycache__" not in path.parts
@@ -123,7 +125,7 @@ def host_image(cache: ContentCache, *, guest: Path, guest_kernel: Path) -> Path:
     def build(folder: Path) -> None:
         with tempfile.TemporaryDirectory(prefix="gmem-image-") as scratch:
             work = Path(scratch)
-            programs = {name: build_program(name, work) for name in PROGRAMS if name != "bare"}
+            programs = {name: build_program(name, work) for name in PROGRAMS if name not in _ON_OTHER_HOSTS}
             (work / "firmware.bin").write_bytes(firmware_from_qboot(QEMU_DATA / "qboot.rom"))
             files = {
                 "/init": GUEST_IMAGES / "host" / "init",

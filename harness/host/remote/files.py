@@ -18,6 +18,7 @@ from harness.native.build import PROGRAMS, build_program
 ROOT: Final = "/run/gmem-harness"
 """Below it is everything of ours on a host: a file system in memory, so that a reboot removes it."""
 _SECONDS: Final = 300.0
+_NOT_FOR_GUESTS: Final = ("bare", "kvmcaps")
 _RUNNABLE: Final = 0o755
 
 
@@ -43,8 +44,9 @@ class Payload:
 
 def payload(guest: Path, guest_kernel: Path) -> Payload:
     """Everything that a testbed of stand-in guests takes."""
+    programs = {name: program.file for name, program in PROGRAMS.items() if name not in _NOT_FOR_GUESTS}
     with tempfile.TemporaryDirectory(prefix="gmem-payload-") as scratch:
-        built = {program.file: build_program(name, Path(scratch)).read_bytes() for name, program in PROGRAMS.items()}
+        built = {file: build_program(name, Path(scratch)).read_bytes() for name, file in programs.items()}
     return Payload(
         {
             **built,
