@@ -81,7 +81,7 @@ def test_a_dead_one(tmp_path: Path) -> None:
     ("words", "says"),
     [
         (("up", "--name", "../x"), "a testbed cannot be called '../x'"),
-        (("up", "--guests", "8"), "8 is not in the range 1<=x<=7"),
+        (("up", "--guests", "8"), "8 is not in the range 0<=x<=7"),
         (("up", "--guest", "tdx"), "unknown launch 'tdx'"),
         (("up", "--kernel", "no-such-kernel"), "there is no kernel no-such-kernel"),
         (("up", "--state", "."), "holds no saved testbed: it has no state.bin"),
