@@ -7,6 +7,7 @@ import json
 
 import click
 
+from harness.cli.host_restore import restore_command, status_command
 from harness.host.config.knobs import before_each, module_params, wanted
 from harness.host.config.load import load_host, names
 from harness.host.config.schema import json_schema
@@ -15,6 +16,10 @@ from harness.host.config.schema import json_schema
 @click.group("host")
 def host_group() -> None:
     """Hosts under test that are real machines: their files, their settings."""
+
+
+host_group.add_command(restore_command)
+host_group.add_command(status_command)
 
 
 @host_group.command("schema")

@@ -16,8 +16,9 @@ from harness.errors import UsageError
 from harness.host.knobs.setting import KnobError
 from harness.host.reach import Reach, check
 
-ACTIONS: Final = MappingProxyType({"drop_caches": ("1", "2", "3"), "compact_memory": ("1",)})
-"""Files of /proc/sys/vm and the values that they take (fs/drop_caches.c, mm/compaction.c)."""
+_VM: Final = "/proc/sys/vm/"
+ACTIONS: Final = MappingProxyType({"drop_caches": ("1", "2", "3"), "compact_memory": ("1",), "stat_refresh": ("1",)})
+"""Files of /proc/sys/vm and the values that they take (fs/drop_caches.c, mm/compaction.c, mm/vmstat.c)."""
 ACTION_SECONDS: Final = 600.0
 """Deadline of one action: compacting a large host takes minutes."""
 _SCRIPT: Final = r"""
@@ -47,8 +48,11 @@ class Done:
 
 
 def before_each(reach: Reach, actions: Iterable[tuple[str, str]]) -> list[Done]:
-    """Do the actions in order; raises ``UsageError`` for one that is not known, ``KnobError`` for one refused."""
-    todo = list(actions)
+    """Do the actions in order: path and text of each, as :func:`harness.host.config.knobs.before_each` has them.
+
+    Raises ``UsageError`` for one that is not known, ``KnobError`` for one that the kernel refuses.
+    """
+    todo = [(path.removeprefix(_VM), value) for path, value in actions]
     for action, value in todo:
         if value not in ACTIONS.get(action, ()):
             known = ", ".join(f"{name}: {' or '.join(values)}" for name, values in ACTIONS.items())
@@ -56,7 +60,7 @@ def before_each(reach: Reach, actions: Iterable[tuple[str, str]]) -> list[Done]:
     done: list[Done] = []
     now = check(reach, ["cat", "/proc/buddyinfo"])
     for action, value in todo:
-        words = ["sh", "-c", _SCRIPT, "sh", f"/proc/sys/vm/{action}", action, value, "/proc/buddyinfo"]
+        words = ["sh", "-c", _SCRIPT, "sh", f"{_VM}{action}", action, value, "/proc/buddyinfo"]
         ended = reach.run(words, timeout=ACTION_SECONDS)
         if ended.code:
             raise KnobError(f"{reach.name}: {ended.complaint}")

@@ -74,9 +74,7 @@ def end_of_log(reach: Reach, *, device: str = "/dev/kmsg") -> Cursor:
     return part.cursor
 
 
-def read_log(
-    reach: Reach, cursor: Cursor, *, device: str = "/dev/kmsg", timeout: float = COMMAND_SECONDS
-) -> LogPart:
+def read_log(reach: Reach, cursor: Cursor, *, device: str = "/dev/kmsg", timeout: float = COMMAND_SECONDS) -> LogPart:
     """What was logged since ``cursor``.  Raises ``KnobError`` when neither /dev/kmsg nor dmesg can be read."""
     for _ in range(_TRIES):
         mark = f"{MARK}{secrets.token_hex(6)}"

@@ -128,7 +128,8 @@ def lent(
     """Have the host ``name`` with the knobs ``wanted``; give it back at the end, whatever happens.
 
     What an earlier run did not give back is given back first, with a notice.  Raises ``UsageError`` (in use; a knob
-    that cannot be), ``KnobError`` (not taken, or not given back), ``ReachError`` (lost; ``gmem host restore`` gives back).
+    that cannot be), ``KnobError`` (not taken, or not given back),
+    ``ReachError`` (lost; ``gmem host restore`` gives back).
     ``host`` is what ``--host`` gets, for sentences.
     """
     lock = take(reach, place, purpose, notice=notice, host=host or name)
