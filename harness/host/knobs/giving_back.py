@@ -97,7 +97,8 @@ def _give_back_knobs(lock: HostLock, story: Story, done: GivenBack) -> None:
     left: dict[str, str] = {}  # knobs that are not written any more, and why
     failures: dict[str, str] = {}
     more = [path for changed in story.changes for path in followers(changed)]
-    follow = [path for path in read_knobs(lock.reach, more) if path in story.first and path not in story.changes]
+    followed = [path for path in read_knobs(lock.reach, more) if path in story.first]
+    follow = [path for path in followed if path not in story.changes]
     for turn in range(_ROUNDS):
         # A follower keeps its value after the first round, when what it follows has been given back.
         paths = [path for path in (*reversed(story.changes), *(follow if turn else [])) if path in story.first]
@@ -111,7 +112,7 @@ def _give_back_knobs(lock: HostLock, story: Story, done: GivenBack) -> None:
             change = story.changes.get(path)
             if printed is None:
                 failures[path] = f"{path} is gone; it was {was}"
-            elif turn == 0 and change is not None and not is_ours_now(path, was, change, printed):
+            elif turn == 0 and path not in followed and change and not is_ours_now(path, was, change, printed):
                 left[path] = (
                     f"{path} is {selected(printed)}, which somebody else set: the run had set {change.value}, and it "
                     f"was {was} before; left alone"

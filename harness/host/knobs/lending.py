@@ -16,7 +16,7 @@ from harness.host.knobs.lock import HostLock, take
 from harness.host.knobs.place import DEFAULT_PLACE, Place, alone, complain
 from harness.host.knobs.processes import recorded
 from harness.host.knobs.setting import KnobError, plan, read_knobs, unequal, write_knob
-from harness.host.knobs.values import same
+from harness.host.knobs.values import same, selected
 from harness.host.reach import Reach
 
 _APPEND = 'dd of="$1" oflag=append conv=notrunc,fsync'
@@ -71,7 +71,7 @@ class Lent:
         for path, value in wish.wanted.items():
             if not same(value, wish.first[path]):
                 self._set(path, value)
-        self.verify(wish.wanted)
+        self._settle(wish.wanted)
 
     def _set(self, path: str, value: str) -> None:
         lines = self._append([Intent(path=path, value=value)], now=False)
@@ -84,19 +84,25 @@ class Lent:
         if sentence:
             raise KnobError(f"{self.reach.name}: {sentence}")
 
-    def verify(self, wanted: Mapping[str, str]) -> None:
-        """Raises ``KnobError`` for knobs that do not have what is wanted, such as those that a later one changed."""
-        now = read_knobs(self.reach, wanted)
-        wrong = []
-        for path, value in wanted.items():
-            knob = now.get(path)
-            if path in self.left_out:
-                continue
-            printed = "" if knob is None or knob.text is None else knob.text
-            if not same(value, printed):
-                wrong.append(f"{path} was set to {value} and has {printed or 'nothing'} after the others were set")
+    def _settle(self, wanted: Mapping[str, str]) -> None:
+        """Set again what a later knob changed, once; raises ``KnobError`` when two of them contradict each other."""
+        for path, (value, _) in self._differing(wanted).items():
+            self._set(path, value)
+        wrong = self._differing(wanted)
         if wrong:
-            raise KnobError(f"{self.reach.name}: {'; '.join(wrong)}")
+            # What they have now is the run's doing: recorded, so that nobody takes it for somebody else's.
+            self._append([Outcome(path=path, value=printed) for path, (_, printed) in wrong.items()])
+            words = (
+                f"{path} was set to {value} and has {selected(printed) or 'nothing'} after the others were set"
+                for path, (value, printed) in wrong.items()
+            )
+            raise KnobError(f"{self.reach.name}: {'; '.join(words)}")
+
+    def _differing(self, wanted: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+        """By path what is wanted and what is printed, where that is not the same."""
+        now = read_knobs(self.reach, wanted)
+        printed = {path: now[path].text or "" if path in now else "" for path in wanted}
+        return {path: (value, printed[path]) for path, value in wanted.items() if not same(value, printed[path])}
 
     def made(self, path: str) -> None:
         """Write down that a file or folder of ours is about to be made there; it goes when the host is given back."""
