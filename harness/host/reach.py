@@ -138,7 +138,13 @@ def _run(name: str, command: Sequence[str], shown: str, stdin: bytes, timeout: f
         if child.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
-            child.communicate()
+            child.wait()
+            # No reading to the end of file: with ControlMaster the connection's process has these pipes too, and holds
+            # them while the command over there runs.
+            for pipe in (child.stdin, child.stdout, child.stderr):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
     return Done(child.returncode, output, errors)
 
 
