@@ -22,10 +22,11 @@ READ_LIMIT: Final = 4 << 20
 MARK: Final = "gmem-harness: mark "
 _TRIES: Final = 3
 _RECORD = re.compile(r"(\d+),(\d+),(\d+),[^;]*;(.*)")
+# Two marks, for sed reads a line ahead, and would wait for it.
 # A record per read(), of at most 2 KiB (PRINTK_MESSAGE_MAX): sed reads 4 KiB at a time.  Lines that begin with a space
 # belong to the record before (device names).  Reading fails with EPIPE when the oldest record is overwritten meanwhile.
 _SCRIPT: Final = r"""
-printf '<7>%s\n' "$3" 2>/dev/null > "$1" || exit 95
+{ printf '<7>%s\n' "$3" > "$1" && printf '<7>%s, end\n' "$3" > "$1"; } 2>/dev/null || exit 95
 sed "/;$3\$/q" "$1" 2>/dev/null | awk -F '[,;]' -v first="$2" '/^[0-9]/ && $2 + 0 >= first + 0' | head -c "$4"
 """
 
