@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
+from harness.host.knobs.before import before_each
 from harness.host.knobs.giving_back import GivenBack, give_back, open_stories
 from harness.host.knobs.journal import ControllerJournal
+from harness.host.knobs.leaks import snapshot
 from harness.host.knobs.lending import Lent, controller_folder, lent
 from harness.host.knobs.lock import look, take
 from harness.host.knobs.place import DEFAULT_PLACE, LockLost, alone
@@ -425,3 +427,34 @@ def wait_for(condition: object) -> None:
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+BUDDY = "Node 0, zone   Normal      {}      0      0      0      0      0      0      0      0      {}      1\n"
+
+
+def test_before_each(host: KnobHost) -> None:
+    host.at("/proc/buddyinfo").write_text(BUDDY.format(4, 2))
+    host.knob("/proc/sys/vm/drop_caches", "0")
+    host.knob("/proc/sys/vm/compact_memory", "0", mode=0o200)
+    done = before_each(host, [("/proc/sys/vm/drop_caches", "3"), ("/proc/sys/vm/compact_memory", "1")])
+    assert host.text("/proc/sys/vm/drop_caches") == "3"
+    assert done[0].told == "drop_caches=3: free pages 2052 to 2052, free blocks of 2 MiB 4 to 4"
+    assert done[1].before == BUDDY.format(4, 2)
+    with pytest.raises(UsageError, match="before_each knows no swappiness: 1"):
+        before_each(host, [(SWAPPINESS, "1")])
+    host.at("/proc/sys/vm/drop_caches").unlink()
+    host.at("/proc/sys/vm/drop_caches").mkdir()
+    with pytest.raises(KnobError, match=r"drop_caches was refused: .*directory"):
+        before_each(host, [("/proc/sys/vm/drop_caches", "3")])
+
+
+def test_snapshot(host: KnobHost) -> None:
+    host.at("/proc/meminfo").write_text("Unevictable:      40 kB\nMlocked:           8 kB\n")
+    with pytest.raises(KnobError, match="tainted cannot be read"):
+        snapshot(host)
+    host.knob("/proc/sys/kernel/tainted", "512")
+    node = "/sys/devices/system/node/node0/hugepages/hugepages-2048kB/free_hugepages"
+    host.knob(node, "3")
+    seen = snapshot(host)
+    assert (seen.unevictable, seen.tainted, seen.processes) == (8, 512, ())
+    assert seen.pools == {("", 2048, "nr"): 0, ("node0", 2048, "free"): 3}

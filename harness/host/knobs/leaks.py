@@ -25,7 +25,7 @@ _POOL_FILES: Final = (
 _TAINTED: Final = "/proc/sys/kernel/tainted"
 _PAGE_KB: Final = 4
 # arch/x86/virt/svm/sev.c snp_leak_pages(), arch/x86/kvm/vmx/tdx.c: the page, or the key, is lost until the next boot.
-_LOST_FOR_GOOD: Final = re.compile(r"Leaking PFN range|HKID \d+ is leaked|HKID \d+ leaked")
+_LOST_FOR_GOOD: Final = re.compile(r"Leaking PFN range|HKID \d+ is leaked")
 _POOL = re.compile(r"(?:.*/node/(node\d+)/|.*/)hugepages/hugepages-(\d+)kB/(\w+)_hugepages\Z")
 TAINTS: Final = {
     0: "a proprietary module was loaded", 1: "a module was forced to load", 2: "the kernel is out of its specification",
