@@ -20,7 +20,10 @@ OWN = {
     "7.3-inplace-thp": "inplace-thp-noop",
 }
 """Kernel to the design that it shows."""
-RULE = re.compile(r"after step \d+ \([^()]*(?:\([^()]*\)[^()]*)*\)[^:]*: [a-z0-9-]+(?: \([a-z0-9-]+\))?: ")
+RULE = re.compile(
+    r"after step \d+ \([^()]*(?:\([^()]*\)[^()]*)*\)[^:]*:"
+    r"(?: [a-z0-9-]+(?: \([a-z0-9-]+\))?: | the kernel did what it must refuse: .* \([a-z0-9-]+: )"
+)
 """In the sentence of a deviation: the step, then the rule of the model, as ``docs/model.md`` calls it."""
 
 
