@@ -40,6 +40,12 @@ class CrashError(GmemError):
     exit_code: ClassVar[int] = 8
 
 
+class LeakError(GmemError):
+    """The host under test did not get back what a case took, or its kernel says that something is amiss."""
+
+    exit_code: ClassVar[int] = 1
+
+
 class NothingRanError(GmemError):
     """The kernel under test lacks what this case, and not every case, needs: there is nothing to judge."""
 

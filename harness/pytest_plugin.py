@@ -159,7 +159,10 @@ class GmemRun:
             self.ended_by = (Verdict.INTERRUPTED, f"interrupted {done}")
         elif exitstatus == pytest.ExitCode.INTERNAL_ERROR and self.ended_by is None:
             self.ended_by = (Verdict.INFRA, f"pytest failed {done}; its traceback is on standard error")
-        self.session.close()
+        try:
+            self.session.close()
+        except GmemError as error:
+            self.ended_by = self.ended_by or (verdict_of_error(error), str(error))
         info = self.session.info(tuple(sys.argv), ended_by=self.ended_by)
         try:
             self.out.finish(info)

@@ -95,6 +95,9 @@ class Testbed(Protocol):
         before: the same work, which gets answers that nobody gave, and whose result is not wanted.
         """
 
+    def cap_lists(self, fraction: int) -> None:
+        """Let the lists of each CPU keep that part of a zone at most (``percpu_pagelist_high_fraction``)."""
+
     def settle(self, *, rcu: bool = True) -> None:
         """Bring the kernel's counters to rest; ``rcu``: also wait out what was given to RCU."""
 

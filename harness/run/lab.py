@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.cache import ContentCache, content_key
+from harness.host.config.host import HostConfig
 from harness.host.emulated.prepare import Clock
 from harness.host.emulated.testbed import Lab
 from harness.host.reach import Reach
@@ -53,7 +54,13 @@ def make_lab(
 
 
 def remote_testbeds(
-    reach: Reach, *, clock: Clock, notice: Callable[[str], None], progress: Progress = silent
+    reach: Reach,
+    host: HostConfig,
+    option: str,
+    *,
+    clock: Clock,
+    notice: Callable[[str], None],
+    progress: Progress = silent,
 ) -> RemoteTestbeds:
     """Testbeds on a host that runs the kernel under test already; raises ``ReachError`` where it cannot be used.
 
@@ -66,7 +73,7 @@ def remote_testbeds(
     clock.begin("images")
     wanted = payload(guest_image(cache, _module(cache, store, guest_kernel)), guest_kernel.image)
     clock.begin("")
-    return RemoteTestbeds(reach, wanted)
+    return RemoteTestbeds(reach, wanted, host, option, notice)
 
 
 def _module(cache: ContentCache, store: KernelStore, kernel: Kernel) -> Path:

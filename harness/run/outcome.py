@@ -6,7 +6,7 @@ Pure: steps in, verdict and sentence out.
 
 from __future__ import annotations
 
-from harness.errors import CrashError, GmemError, InfraError, NoBootError, NothingRanError, UsageError
+from harness.errors import CrashError, GmemError, InfraError, LeakError, NoBootError, NothingRanError, UsageError
 from harness.run.judge import sentence
 from harness.run.result import Finding, StepResult
 from harness.run.verdict import Verdict, worst
@@ -15,6 +15,7 @@ CLASSES: tuple[tuple[type[GmemError], Verdict], ...] = (
     (UsageError, Verdict.USAGE),
     (CrashError, Verdict.CRASH),
     (NoBootError, Verdict.NO_BOOT),
+    (LeakError, Verdict.DEVIATES),
     (NothingRanError, Verdict.SKIP),
     (InfraError, Verdict.INFRA),
 )

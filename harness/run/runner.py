@@ -47,7 +47,7 @@ from harness.run.outcome import CLASSES, outcome, verdict_of_error
 from harness.run.refusal import compare_refusals, error_offset
 from harness.run.result import CaseResult, Finding, StepResult, apart
 from harness.run.tell import Tell
-from harness.run.verdict import Verdict
+from harness.run.verdict import Verdict, worst
 from harness.run.walk import STEP_SECONDS, Done, Walker
 from harness.scenario.scenario import Scenario
 from harness.scenario.steps import PageRange, Step
@@ -148,7 +148,7 @@ class ScenarioRun:
         self.testbed.check_consoles()
         self.check_tracing()
         if self.scenario.pcp_room:
-            self.testbed.channels.probe.pcpcap(ROOM_FRACTION)
+            self.testbed.cap_lists(ROOM_FRACTION)
         start = self.measure_noise()
         self.frames.begin()
         keep_sample(self.evidence, "start", start)
@@ -308,6 +308,7 @@ def run_scenario(
     began = time.monotonic()
     (evidence / "scenario.yaml").write_text(scenario.to_yaml())
     steps: list[StepResult] = []
+    verdict, why = Verdict.INFRA, ""
     try:
         with lab.restored(spec, saved, evidence, Clock()) as testbed:
             run = ScenarioRun(testbed, scenario, design, facts, evidence, deadline, steps=steps)
@@ -320,8 +321,10 @@ def run_scenario(
                 why += _keep(testbed, evidence / KEPT)
             if verdict is Verdict.PASS:
                 thin_out(evidence)
-    except GmemError as error:
-        verdict, why = verdict_of_error(error), str(error)
+    except GmemError as error:  # while it was brought up, or given back: what is amiss then hides no deviation
+        late = verdict_of_error(error)
+        why = f"{why}; {error}" if why and verdict is not Verdict.PASS else str(error)
+        verdict = late if verdict is Verdict.PASS or not steps else worst((verdict, late))
     return CaseResult(
         suite=name.suite,
         case=name.case,

@@ -164,7 +164,9 @@ class Session:
         if self._remote is None:
             clock = Clock()
             reach = reach_host(self.host)
-            self._remote = remote_testbeds(reach, clock=clock, notice=self.notice, progress=self.progress)
+            self._remote = remote_testbeds(
+                reach, self.host, self.options.host, clock=clock, notice=self.notice, progress=self.progress
+            )
             self.phases += clock.phases
         return self._remote
 

@@ -139,6 +139,7 @@ class FakeTestbed:
     check_consoles = testbeds.Testbed.check_consoles
     judges = testbeds.Testbed.judges
     undisturbed = testbeds.Testbed.undisturbed
+    cap_lists = testbeds.Testbed.cap_lists
     settle = testbeds.Testbed.settle
     sample = testbeds.Testbed.sample
     fetch = testbeds.Testbed.fetch

@@ -195,6 +195,10 @@ class Testbed:
         """What passes its ports was made not to show (``prepare``); the work is done once."""
         return work()
 
+    def cap_lists(self, fraction: int) -> None:
+        """It is restored for each case: nothing has to be set back."""
+        self.channels.probe.pcpcap(fraction)
+
     def settle(self, *, rcu: bool = True) -> None:
         """Bring the kernel's counters to rest."""
         self.channels.probe.settle(rcu=rcu)

@@ -104,6 +104,18 @@ class Lent:
         printed = {path: now[path].text or "" if path in now else "" for path in wanted}
         return {path: (value, printed[path]) for path, value in wanted.items() if not same(value, printed[path])}
 
+    def set(self, path: str, value: str) -> None:
+        """One more knob, or another value of one, in the middle of a run.
+
+        Raises ``UsageError`` for a knob that cannot be, ``KnobError`` where the value is not taken.
+        """
+        if path not in self.first:
+            wish = plan(self.reach, {path: value})
+            new = {known: text for known, text in wish.first.items() if known not in self.first}
+            self.first.update(new)
+            self._append([First(values=new)])
+        self._set(path, value)
+
     def made(self, path: str) -> None:
         """Write down that a file or folder of ours is about to be made there; it goes when the host is given back."""
         if not is_ours(path):

@@ -160,6 +160,10 @@ class LocalTestbed:
         """The result of ``work``; whatever else this machine does goes on."""
         return work()
 
+    def cap_lists(self, fraction: int) -> None:
+        """Nothing of this machine is set."""
+        raise NothingRanError("the lists of this machine's CPUs are not ours to size")
+
     def settle(self, *, rcu: bool = True) -> None:
         """Bring the kernel's counters to rest, as far as a busy machine has any; it drains the LRU batches."""
         self.channels.probe.settle(rcu=rcu)

@@ -17,15 +17,23 @@ from types import TracebackType
 from typing import TypeVar
 
 from harness.counters.sample import Sample
-from harness.errors import CrashError, InfraError, NothingRanError
+from harness.errors import CrashError, InfraError, LeakError, NothingRanError
 from harness.guest.agent import GuestAgent
 from harness.guest.console import find_crash, read_console
 from harness.guest.launch import Places
+from harness.host.config.host import HostConfig
+from harness.host.config.knobs import before_each as actions
+from harness.host.config.knobs import wanted as knobs
 from harness.host.emulated.control import Control
-from harness.host.emulated.prepare import Clock, prepare
+from harness.host.emulated.prepare import PCP_FRACTION, Clock, prepare
 from harness.host.emulated.state import Channels, GuestState, TestbedSpec, TestbedState
 from harness.host.emulated.testbed import DESCRIPTION
-from harness.host.probe import ProbeClient, ProbeError
+from harness.host.knobs.before import before_each
+from harness.host.knobs.kernel_log import end_of_log, read_log
+from harness.host.knobs.leaks import leaks, snapshot
+from harness.host.knobs.lending import Lent, lent
+from harness.host.knobs.values import selected
+from harness.host.probe import ProbeClient
 from harness.host.reach import Reach, check
 from harness.host.remote.files import ROOT, Payload, install
 from harness.host.remote.klog import Append, KernelLog
@@ -59,9 +67,12 @@ class RemoteTestbed:
 
     judges = ("*",)
 
-    def __init__(self, reach: Reach, folder: str, spec: TestbedSpec, evidence: Path, clock: Clock) -> None:
+    def __init__(self, lent: Lent, folder: str, spec: TestbedSpec, evidence: Path, clock: Clock) -> None:
         self._exit = contextlib.ExitStack()
-        self._reach = reach
+        self._lent = lent
+        self._reach = reach = lent.reach
+        self._before = snapshot(reach)
+        self._log = end_of_log(reach)
         self.evidence = evidence
         evidence.mkdir(parents=True, exist_ok=True)
         own = f"{ROOT}/testbed-{secrets.token_hex(4)}"
@@ -75,7 +86,7 @@ class RemoteTestbed:
             self.link = self._exit.enter_context(RelayLink(reach, f"{folder}/gmem-relay"))
             self.link.kernel_log(KernelLog(self.console("host")))
             self.channels = self._open_channels(folder, own)
-            self._exit.callback(self._set_back, self._settings())
+            self._set_memory()
             self.state: TestbedState = prepare(self.spec, self.channels, evidence, clock, own_host=False)
             self.check_consoles()
         except BaseException as error:
@@ -119,22 +130,12 @@ class RemoteTestbed:
         sock = self.link.attach(self._streams[guest])
         return sock, sock.close
 
-    def _settings(self) -> list[tuple[str, str]]:
-        """What is going to be set of the host, as it is now."""
-        paths = [path for path, _ in self.spec.backing.host_settings(0)]
-        found = []
-        for path in dict.fromkeys([*paths, _LISTS]):
-            with contextlib.suppress(ProbeError):
-                text = self.channels.probe.read(path).decode("utf-8", "replace").strip()
-                selected = [word[1:-1] for word in text.split() if word.startswith("[") and word.endswith("]")]
-                found.append((path, selected[0] if selected else text))
-        return found
-
-    def _set_back(self, settings: list[tuple[str, str]]) -> None:
-        """In reverse; the guests still run, and the relay ends them."""
-        with contextlib.suppress(InfraError):
-            for path, value in reversed(settings):
-                self.channels.probe.write(path, value)
+    def _set_memory(self) -> None:
+        """What preparing a testbed sets of the host, set before it: written down first, and set back by us."""
+        memory = sum(guest.memory_mib for guest in self.spec.guests)
+        for path, value in (*self.spec.backing.host_settings(memory), (_LISTS, str(PCP_FRACTION))):
+            self._lent.set(path, value)
+            self._exit.callback(self._lent.set, path, selected(self._lent.first[path]))
 
     def _remove(self, own: str) -> None:
         with contextlib.suppress(InfraError):
@@ -150,7 +151,17 @@ class RemoteTestbed:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Raises ``LeakError`` when the host did not get everything back."""
         self.close()
+        if kind is None:
+            self.check_leaks()
+
+    def check_leaks(self) -> None:
+        """After the end: raises ``LeakError`` with what the host did not get back, or says that is amiss."""
+        self._lent.beat()
+        found = leaks(self._before, snapshot(self._reach), read_log(self._reach, self._log))
+        if found:
+            raise LeakError(f"after the case, on host {self.link.name}: {'; '.join(found)}")
 
     # -- what is known of it
 
@@ -188,6 +199,10 @@ class RemoteTestbed:
         """The result of ``work``, with no traffic to the host from its first to its last request where that can be."""
         return Window(self.link, tuple(self._windows)).undisturbed(work, rehearsal)
 
+    def cap_lists(self, fraction: int) -> None:
+        """Set back when the testbed ends."""
+        self._lent.set(_LISTS, str(fraction))
+
     def settle(self, *, rcu: bool = True) -> None:
         """Bring the kernel's counters to rest."""
         self.channels.probe.settle(rcu=rcu)
@@ -216,15 +231,35 @@ class RemoteTestbed:
 
 
 class RemoteTestbeds:
-    """Hands out testbeds of one host; ``close`` gives the connection back."""
+    """Hands out testbeds of one host, which is ours from the first one on; ``close`` gives it back."""
 
-    def __init__(self, reach: Reach, wanted: Payload) -> None:
+    def __init__(
+        self, reach: Reach, wanted: Payload, host: HostConfig, option: str, notice: Callable[[str], None]
+    ) -> None:
+        """``option``: what ``--host`` was, for sentences."""
         self.reach = reach
+        self._exit = contextlib.ExitStack()
+        self._exit.callback(reach.close)
         self._payload = wanted
-        self._cpus = int(check(reach, ["nproc"]))
-        self._nodes = len(
-            check(reach, ["sh", "-c", "ls -d /sys/devices/system/node/node[0-9]* 2>/dev/null || echo"]).split()
-        )
+        self._host = host
+        self._option = option
+        self._notice = notice
+        self._lent: Lent | None = None
+        nodes = "ls -d /sys/devices/system/node/node[0-9]* 2>/dev/null || echo node0"
+        self._nodes = len(check(reach, ["sh", "-c", nodes]).split())
+
+    def _borrowed(self) -> Lent:
+        """The host, locked and set as its file says."""
+        if self._lent is None:
+            purpose = "gmem run"
+            self._lent = self._exit.enter_context(
+                lent(
+                    self.reach, self._host.name, knobs(self._host),
+                    purpose=purpose, notice=self._notice, host=self._option,
+                )
+            )  # fmt: skip
+            self._lent.made(ROOT)
+        return self._lent
 
     def saved(self, spec: TestbedSpec, evidence: Path, clock: Clock) -> Path:
         """A folder with the description of a testbed of that shape, which was brought up and ended once."""
@@ -240,11 +275,14 @@ class RemoteTestbeds:
 
     def restored(self, spec: TestbedSpec, saved: Path, evidence: Path, clock: Clock) -> RemoteTestbed:
         """A testbed of that shape, brought up."""
+        clock.begin("host")
+        borrowed = self._borrowed()
+        before_each(self.reach, actions(self._host))
         clock.begin("install")
         folder = install(self.reach, self._payload)
         clock.begin("guests")
-        return RemoteTestbed(self.reach, folder, spec, evidence, clock)
+        return RemoteTestbed(borrowed, folder, spec, evidence, clock)
 
     def close(self) -> None:
-        """End the connection."""
-        self.reach.close()
+        """Give the host back, and end the connection."""
+        self._exit.close()
