@@ -24,7 +24,7 @@ GUEST_IMAGES = SOURCE_ROOT / "guest-images"
 MODULE_SOURCES = GUEST_IMAGES / "module"
 QEMU_DATA = Path("/usr/share/qemu")
 _OPTION_ROMS = ("linuxboot_dma.bin", "pvh.bin", "kvmvapic.bin")
-_ON_OTHER_HOSTS = ("bare", "relay", "kvmcaps")
+_ON_OTHER_HOSTS = ("bare", "relay", "kvmcaps", "kexec")
 """Native programs for hosts that were not started from an image of ours; each is a folder of its own."""
 _FOLDERS = ("/bin", "/dev", "/etc", "/proc", "/root", "/run", "/sys", "/tmp", "/var/log")
 _PROGRAMS = {"busybox": "busybox-static", "dropbear": "dropbear-bin", "qemu-system-x86_64": "qemu-system-x86"}

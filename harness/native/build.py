@@ -53,6 +53,8 @@ PROGRAMS: Final[Mapping[str, NativeProgram]] = MappingProxyType(
         "pressure": NativeProgram(folders=("pressure",), file="gmem-pressure"),
         # asks KVM of a host what it can do
         "kvmcaps": NativeProgram(folders=("kvmcaps",), file="gmem-kvmcaps"),
+        # puts a kernel into the memory of a host and starts it
+        "kexec": NativeProgram(folders=("kexec",), file="gmem-kexec"),
         # stands in for the SNP firmware under a stock QEMU
         "snp-standin": NativeProgram(folders=("interposer/snp",), file="snp-standin.so", link=_PRELOADED),
         # makes a software-protected VM of an ordinary one

@@ -18,7 +18,7 @@ from harness.native.build import PROGRAMS, build_program
 ROOT: Final = "/run/gmem-harness"
 """Below it is everything of ours on a host: a file system in memory, so that a reboot removes it."""
 _SECONDS: Final = 300.0
-_NOT_FOR_GUESTS: Final = ("bare", "kvmcaps")
+_NOT_FOR_GUESTS: Final = ("bare", "kvmcaps", "kexec")
 _RUNNABLE: Final = 0o755
 
 
