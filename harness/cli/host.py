@@ -7,6 +7,7 @@ import json
 
 import click
 
+from harness.cli.host_boot import boot_command
 from harness.cli.host_restore import restore_command, status_command
 from harness.host.config.knobs import before_each, module_params, wanted
 from harness.host.config.load import load_host, names
@@ -18,6 +19,7 @@ def host_group() -> None:
     """Hosts under test that are real machines: their files, their settings."""
 
 
+host_group.add_command(boot_command)
 host_group.add_command(restore_command)
 host_group.add_command(status_command)
 

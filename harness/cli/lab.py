@@ -22,6 +22,7 @@ from harness.host.emulated.reach import HOST
 from harness.host.emulated.state import TestbedSpec
 from harness.host.lab import client, ending, terminal
 from harness.host.lab.find import Found, NoTestbed, everything, find, find_alive, look, option
+from harness.host.lab.handover import write_initrd
 from harness.host.lab.launch import launch
 from harness.host.lab.place import DEFAULT_NAME, Place
 
@@ -182,12 +183,16 @@ def _run(found: Found, machine: str, command: list[str] | None, timeout: float |
 
 @lab_group.command("ssh-config")
 @_name
-def ssh_config_command(name: str | None) -> int:
+@click.option("--initrd", is_flag=True, help="Also write what the host needs to come back after gmem host boot.")
+def ssh_config_command(name: str | None, initrd: bool) -> int:
     """Write a configuration for OpenSSH with which "ssh -F FILE gmem-lab-NAME" reaches the emulated host.
 
     Its path is printed; it ends with the testbed.
     """
-    print(client.ssh_config(find_alive(cache_root(), name)))
+    found = find_alive(cache_root(), name)
+    print(client.ssh_config(found))
+    if initrd:
+        print(write_initrd(found))
     return 0
 
 

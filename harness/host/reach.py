@@ -173,8 +173,8 @@ class LocalReach:
         """Nothing is open."""
 
 
-def _in_cache(path: str) -> str:
-    """The file that is meant; relative ones stay as they are."""
+def in_cache(path: str) -> str:
+    """The file that is meant by ``cache:PATH`` or ``~``; relative ones stay as they are."""
     if path.startswith(IN_CACHE):
         return str(cache_root() / path.removeprefix(IN_CACHE))
     return path and str(Path(path).expanduser())
@@ -203,7 +203,7 @@ class SshTarget:
             *("-o", f"ConnectTimeout={CONNECT_SECONDS:.0f}", "-o", "ServerAliveInterval=5"),
             *("-o", "ServerAliveCountMax=3", "-o", "ForwardX11=no", "-o", "ForwardAgent=no"),
         ]
-        for option, value in (("-F", _in_cache(self.config)), ("-l", self.user), ("-J", self.jump)):
+        for option, value in (("-F", in_cache(self.config)), ("-l", self.user), ("-J", self.jump)):
             words += [option, value] if value else []
         if self.port:
             words += ["-p", str(self.port)]

@@ -103,6 +103,19 @@ class Hooks(Section, frozen=True):
     boot_once: Command = ()
 
 
+class Handover(Section, frozen=True):
+    """How the host gets another kernel (``gmem host boot``, ``gmem run --kernel``)."""
+
+    how: Literal["kexec", "grub", "hooks"] | None = None
+    """None: it gets none from a run."""
+    initrd: str = ""
+    """File on this machine, relative to the folder of the host's file; ``cache:PATH`` is one in the cache."""
+    append: str = ""
+    """Words behind the command line that the host has."""
+    seconds: Annotated[float, Meta(gt=0)] = 600.0
+    """Until the host has to answer again."""
+
+
 class Qemu(Section, frozen=True):
     """Paths on the host."""
 
@@ -135,6 +148,7 @@ class HostConfig(Section, frozen=True):
     """Further files by absolute path, set last: for what a branch adds."""
     before_each: tuple[Action, ...] = ()
     hooks: Hooks = Hooks()
+    handover: Handover = Handover()
     qemu: Qemu = Qemu()
     probes: dict[str, str] = field(default_factory=dict)
     """What no program can read and a person wrote down, e.g. the settings of the BIOS; goes into every report."""

@@ -103,15 +103,17 @@ def parse_host(text: str, source: Path) -> HostConfig:
 
 
 def _whole_paths(config: HostConfig, folder: Path) -> HostConfig:
+    handover = msgspec.structs.replace(config.handover, initrd=_whole(config.handover.initrd, folder))
+    config = msgspec.structs.replace(config, handover=handover)
     if config.ssh is None:
         return config
     paths = {name: getattr(config.ssh, name) for name in ("key", "known_hosts", "config")}
-    whole = {
-        name: str(folder / Path(value).expanduser())
-        for name, value in paths.items()
-        if value and not value.startswith(IN_CACHE)
-    }
+    whole = {name: _whole(value, folder) for name, value in paths.items()}
     return msgspec.structs.replace(config, ssh=msgspec.structs.replace(config.ssh, **whole))
+
+
+def _whole(path: str, folder: Path) -> str:
+    return path if not path or path.startswith(IN_CACHE) else str(folder / Path(path).expanduser())
 
 
 def _sentence(message: str, plain: dict[str, Any]) -> str:
