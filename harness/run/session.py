@@ -26,7 +26,6 @@ from harness.guest.backing import ANON_4K, backing_record
 from harness.guest.launch import BARE, IN_PLACE_PARAMETER, LaunchRecord, launch_on, launch_record
 from harness.host.config.host import HostConfig
 from harness.host.config.load import load_host
-from harness.host.config.reaching import reach_host
 from harness.host.emulated.machine import qemu_program
 from harness.host.emulated.prepare import Clock, Phase
 from harness.host.emulated.state import TestbedSpec, TestbedState
@@ -39,6 +38,7 @@ from harness.kernel.record import Kernel
 from harness.model.designs import design_named
 from harness.run.bare import check_bare
 from harness.run.facts import choose_design, host_facts
+from harness.run.handover import reach_with_kernel
 from harness.run.lab import make_lab, remote_testbeds
 from harness.run.outcome import pages_in_flight, rejected_window, verdict_of_error
 from harness.run.result import CaseResult, RunInfo
@@ -49,7 +49,7 @@ from harness.run.verdict import Verdict, worst
 from harness.run.walk import STEP_SECONDS, check_supported
 from harness.scenario.scenario import Scenario
 
-EMULATED, LOCAL = "emulated", "local"
+EMULATED, LOCAL, SSH = "emulated", "local", "ssh"
 _ANY = ""
 """In place of a shape: all of them."""
 MEASURE_AT_MOST = 3
@@ -84,9 +84,11 @@ def check_options(options: RunOptions) -> None:
     """Raises ``UsageError`` for an unknown host, design or launch: now, not after a kernel was built."""
     if options.host != EMULATED:
         host = load_host(options.host)
-        if host.transport != EMULATED and (options.kernel or options.patches or options.command_line):
+        asked = options.kernel or options.patches or options.command_line
+        if asked and host.transport != EMULATED and not (host.transport == SSH and host.handover.how):
             raise UsageError(
                 f"host {host.name} runs the kernel that it runs: --kernel, --patch and --cmdline are not for it"
+                + (", unless its file has handover: {how: kexec}" if host.transport == SSH else "")
             )
     if options.design != "auto":
         design_named(options.design)
@@ -163,9 +165,18 @@ class Session:
             return self._local
         if self._remote is None:
             clock = Clock()
-            reach = reach_host(self.host)
+            clock.begin("kernel")
+            reached = reach_with_kernel(
+                self.host,
+                self.options.kernel,
+                notice=self.notice,
+                patches=self.options.patches,
+                command_line=self.options.command_line,
+                progress=self.progress,
+            )
+            self.kernel = reached.kernel
             self._remote = remote_testbeds(
-                reach, self.host, self.options.host, clock=clock, notice=self.notice, progress=self.progress
+                reached.reach, self.host, self.options.host, clock=clock, notice=self.notice, progress=self.progress
             )
             self.phases += clock.phases
         return self._remote

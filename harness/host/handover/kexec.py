@@ -21,6 +21,8 @@ from harness.native.build import build_program
 _PLACES: Final = ("/run", "/tmp", "/var/tmp", "/root")
 _LOADED: Final = "/sys/kernel/kexec_loaded"
 _RUNNABLE: Final = 0o755
+_XLOADFLAGS: Final = 0x236
+_ANYWHERE: Final = 2
 
 
 def kexec_program() -> bytes:
@@ -38,6 +40,11 @@ def load(reach: Reach, order: Order, before: Running, program: Callable[[], byte
     if has(reach, "kexec"):
         _in_a_folder(reach, order, lambda folder, files: _with_tools(reach, folder, files, words))
         start: tuple[str, ...] = ("kexec", "-e")
+    elif not _movable(order.image()):
+        raise InfraError(
+            f"{order.kernel.name} cannot be started by kexec: it cannot be moved; build it with CONFIG_RELOCATABLE, as "
+            f"host-configs/fragments/kexec.config does"
+        )
     else:
         start = _in_a_folder(reach, order, lambda folder, files: _with_ours(reach, folder, files, words, program()))
     loaded = (read_file(reach, _LOADED) or b"").strip()
@@ -76,6 +83,11 @@ def _in_a_folder(reach: Reach, order: Order, act: Callable[[str, bool], tuple[st
             reach.run(["rm", "-f", f"{folder}/bzImage", f"{folder}/initrd", f"{folder}/initrd.new"])
             reach.run(["rmdir", folder])
     raise InfraError(f"{reach.name}: the kernel cannot be loaded: {failed}")
+
+
+def _movable(image: bytes) -> bool:
+    """Whether kexec_file_load() takes it: XLF_CAN_BE_LOADED_ABOVE_4G in the header."""
+    return len(image) > _XLOADFLAGS and bool(image[_XLOADFLAGS] & _ANYWHERE)
 
 
 class _NotHere(Exception):
