@@ -56,6 +56,7 @@ COMMANDS: Final[Mapping[str, Lazy]] = MappingProxyType(
         "compare": Lazy("harness.cli.compare", "compare_command", "Two runs: what differs, and what takes longer."),
         "doctor": Lazy("harness.cli.doctor", "doctor_command", "What this machine can do, and what is missing."),
         "host": Lazy("harness.cli.host", "host_group", "Real machines as hosts: their files, their settings."),
+        "guest-image": Lazy("harness.cli.guest_image", "guest_image_group", "Larger guests: a full Debian."),
         "lab": Lazy("harness.cli.lab", "lab_group", "A testbed to play in."),
         "model": Lazy("harness.cli.model", "model_command", "Ask the model: what would a design do, and why?"),
         "kernel": Lazy("harness.cli.kernel", "kernel_group", "Kernels to test: list, fetch, build."),

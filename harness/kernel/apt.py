@@ -98,7 +98,7 @@ class PrivateApt:
             "Acquire::Languages": "none",
             "Acquire::Retries": "2",
         }
-        lines = _network_settings(self.etc) + [f'{name} "{value}";' for name, value in settings.items()]
+        lines = network_settings(self.etc) + [f'{name} "{value}";' for name, value in settings.items()]
         path = home / "apt.conf"
         path.write_text("\n".join(lines) + "\n")
         return path
@@ -206,7 +206,7 @@ def _install(packages: Sequence[str], suites: Sequence[str]) -> list[str]:
     return ["apt-get", "install", *options, *packages]
 
 
-def _network_settings(etc: Path) -> list[str]:
+def network_settings(etc: Path = Path("/etc/apt")) -> list[str]:
     """The lines of the system's configuration that say how to reach the network."""
     if etc != Path("/etc/apt") or shutil.which("apt-config") is None:
         return []
