@@ -37,7 +37,7 @@ INSTALL_SECONDS: Final = 1800.0
 _PACK_SECONDS: Final = 300.0
 _NEEDS: Final = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "cpio": "cpio"}
 _NAMES: Final = {"ext4": "root.ext4", "cpio": "root.cpio"}
-_BOOT_WORDS: Final = {"ext4": "root=/dev/vda console=ttyS0", "cpio": "rdinit=/sbin/init console=ttyS0"}
+_BOOT_WORDS: Final = {"ext4": "root=/dev/vda rw console=ttyS0", "cpio": "rdinit=/sbin/init console=ttyS0"}
 
 
 @dataclass(frozen=True)
