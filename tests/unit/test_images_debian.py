@@ -35,21 +35,21 @@ def test_without_the_module_nothing_is_compiled() -> None:
 
 def test_mmdebstrap_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(debian.shutil, "which", lambda name, path=None: None)
-    with pytest.raises(InfraError, match="^mmdebstrap is not installed: apt-get install mmdebstrap$"):
+    with pytest.raises(InfraError, match=r"^mmdebstrap is not installed: apt-get install mmdebstrap$"):
         check_guest(DebianGuest())
 
 
 def test_not_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(debian.shutil, "which", lambda name, path=None: f"/usr/bin/{name}")
     monkeypatch.setattr(debian.os, "geteuid", lambda: 1000)
-    with pytest.raises(InfraError, match="use sudo"):
+    with pytest.raises(InfraError, match=r"use sudo"):
         check_guest(DebianGuest())
 
 
 def test_wrong_words(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="ext4 or cpio, not qcow2"):
+    with pytest.raises(UsageError, match=r"ext4 or cpio, not qcow2"):
         check_guest(DebianGuest(form="qcow2"))
-    with pytest.raises(UsageError, match="are no file"):
+    with pytest.raises(UsageError, match=r"are no file"):
         check_guest(DebianGuest(keys=tmp_path / "none"))
 
 
@@ -59,7 +59,7 @@ def test_a_failure_has_apts_reason_and_leaves_what_was_there(tmp_path: Path, mon
     monkeypatch.setattr(debian, "_apt_files", lambda suite, place: (place / "a", place / "b"))
     said = ("E: Unable to locate package linux-image-cloud-amd64", "E: mmdebstrap failed to run")
     monkeypatch.setattr(debian, "run", lambda argv, **more: Finished(25, said, 1.0))
-    with pytest.raises(InfraError, match="could not install sarge: Unable to locate package linux-image-cloud-amd64"):
+    with pytest.raises(InfraError, match=r"could not install sarge: Unable to locate package linux-image-cloud-amd64"):
         build_debian(DebianGuest(suite="sarge"), tmp_path, lambda text: None)
     assert [path.name for path in tmp_path.iterdir()] == ["vmlinuz"]
     assert (tmp_path / "vmlinuz").read_text() == "old"
