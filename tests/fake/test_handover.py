@@ -17,7 +17,9 @@ from harness.host.handover import grub, kexec
 from harness.host.handover.handing import HandedOver, Handover
 from harness.host.handover.order import Order, way_of
 from harness.host.handover.running import compare, expected, read_running
-from harness.host.reach import COMMAND_SECONDS, Done, ReachError
+from harness.host.knobs.lock import Holder, HostLock
+from harness.host.knobs.place import DEFAULT_PLACE
+from harness.host.reach import COMMAND_SECONDS, Done, Reach, ReachError
 from harness.kernel.record import Kernel
 from tests.unit.test_kernel_buildid import NOTE, bzimage, vmlinux
 from tests.unit.test_kernel_image import TEXT
@@ -43,6 +45,8 @@ class Machine:
         self.ran: list[list[str]] = []
         self.refuse: Mapping[str, Done] = {}
         self.restarts_fail = False
+        self.taken_at = ""
+        self.freed_at: list[str] = []
 
     def restart(self) -> None:
         if not self.restarts_fail:
@@ -120,6 +124,25 @@ class FakeReach:
         self.closed = True
 
 
+class Lock(HostLock):
+    """Remembers during which start of the host it was given back."""
+
+    def free(self) -> None:
+        assert isinstance(self.reach, FakeReach)
+        self.reach.machine.freed_at.append(self.reach.boot)
+
+
+HOLDER = Holder(
+    token="t", user="u", machine="m", controller="c", pid=1, start=1, boot="b", since=0, purpose="a test"
+)  # fmt: skip
+
+
+def take(reach: Reach) -> HostLock:
+    assert isinstance(reach, FakeReach)
+    reach.machine.taken_at = reach.boot
+    return Lock(reach, DEFAULT_PLACE, HOLDER)
+
+
 def host(text: str = "handover: {how: kexec}") -> HostConfig:
     return parse_host(f"{BASE}{text}\n", Path("/lab/h.yaml"))
 
@@ -145,7 +168,9 @@ Hand = Callable[..., HandedOver]
 def hand(kernel: Kernel) -> Hand:
     def act(machine: Machine, config: HostConfig, *, again: bool = True, seconds: float = 0.05) -> HandedOver:
         order = Order(kernel, way_of(config, seconds=seconds))
-        return Handover(config, order, connect=machine.connect, notice=lambda text: None, pause=0.01).do(again=again)
+        return Handover(config, order, connect=machine.connect, notice=lambda text: None, lock=take, pause=0.01).do(
+            again=again
+        )
 
     return act
 
@@ -167,6 +192,7 @@ def test_kexec_with_the_hosts_tools(hand: Hand, tmp_path: Path) -> None:
     assert machine.files == {}
     assert "is that of the image" in done.compared
     assert done.before.build_id != done.running.build_id
+    assert (machine.taken_at, machine.freed_at) == ("boot-0", ["boot-1"])
 
 
 def test_kexec_with_our_program(hand: Hand) -> None:
@@ -192,6 +218,7 @@ def test_the_kernel_refuses(hand: Hand) -> None:
     with pytest.raises(InfraError, match=r"cannot be loaded: kexec_file_load failed: Operation not permitted"):
         hand(machine, host())
     assert machine.boot == "boot-0"
+    assert machine.freed_at == ["boot-0"]
 
 
 def test_a_kernel_that_cannot_be_moved(hand: Hand, kernel: Kernel) -> None:

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.errors import GmemError, InfraError, NoBootError
 from harness.host.config.host import HostConfig
@@ -22,6 +23,8 @@ from harness.host.handover.running import (
     read_running,
     wait_for_start,
 )
+from harness.host.knobs.lock import HostLock, take
+from harness.host.knobs.place import DEFAULT_PLACE
 from harness.host.reach import Reach, ReachError
 
 
@@ -49,14 +52,21 @@ class Handover:
         *,
         connect: Callable[[], Reach] | None = None,
         notice: Callable[[str], None],
+        lock: Callable[[Reach], HostLock] | None = None,
         pause: float = PAUSE_SECONDS,
     ) -> None:
         self.config = config
         self.order = order
         self.connect = connect or (lambda: reach_host(config))
         self.notice = notice
+        self.take = lock or self._take
+        self._lock: HostLock | None = None
         self.pause = pause
         self.wanted: Expected = expected(order.kernel)
+
+    def _take(self, reach: Reach) -> HostLock:
+        purpose = f"boot {self.order.kernel.name}"
+        return take(reach, DEFAULT_PLACE, purpose, notice=self.notice, host=self.config.name)
 
     def do(self, *, again: bool = True) -> HandedOver:
         """Boot the kernel once.  Without ``again``, a host that runs it with that command line is left alone.
@@ -77,7 +87,7 @@ class Handover:
                 self.notice(f"{name} runs {before.text} already: {same.text}")
                 return HandedOver(reach, before, before, same.text, 0.0)
             self.notice(f"{name} runs {before.text}; handing over {self.wanted.text} by {order.way.how}")
-            self._leave(reach, before)
+            self._alone(reach, before)
         except BaseException:
             reach.close()
             raise
@@ -85,6 +95,21 @@ class Handover:
         began = time.monotonic()
         waited = wait_for_start(self.connect, before.boot, order.way.seconds, pause=self.pause)
         return self._judged(waited, before, time.monotonic() - began)
+
+    def _alone(self, reach: Reach, before: Running) -> None:
+        """Nobody else's run is ended by the restart: the host's lock is held until the host answers again."""
+        self._lock = self.take(reach)
+        try:
+            self._leave(reach, before)
+        except BaseException:
+            self._free(reach)
+            raise
+
+    def _free(self, reach: Reach) -> None:
+        """A lock that did not outlive the restart is none any more, and one of an earlier start is stale."""
+        if self._lock is not None:
+            with contextlib.suppress(GmemError):
+                replace(self._lock, reach=reach).free()
 
     def _leave(self, reach: Reach, before: Running) -> None:
         """Everything up to the restart."""
@@ -108,6 +133,7 @@ class Handover:
                 f"{self.wanted.text} did not come up on {name} within {self.order.way.seconds:g} s ({waited.reason}); "
                 f"{self._fall_back(before)}"
             )
+        self._free(waited.reach)
         found = compare(self.wanted, waited.running)
         if waited.running.boot == before.boot:
             said = complaint(waited.reach)
@@ -136,6 +162,7 @@ class Handover:
         waited = wait_for_start(self.connect, before.boot, self.order.way.seconds, pause=self.pause)
         if waited.reach is None or waited.running is None:
             return f"after hooks.power_cycle it does not answer either ({waited.reason})"
+        self._free(waited.reach)
         waited.reach.close()
         same = " (the kernel from before)" if _alike(waited.running, before) else ""
         return f"after hooks.power_cycle it runs {waited.running.text}{same}"
