@@ -21,6 +21,7 @@ from harness.host.knobs.lock import Holder, HostLock
 from harness.host.knobs.place import DEFAULT_PLACE
 from harness.host.reach import COMMAND_SECONDS, Done, Reach, ReachError
 from harness.kernel.record import Kernel
+from harness.run.session import RunOptions, check_options
 from tests.unit.test_kernel_buildid import NOTE, bzimage, vmlinux
 from tests.unit.test_kernel_image import TEXT
 
@@ -342,3 +343,12 @@ def test_hosts_that_get_no_kernel() -> None:
     with pytest.raises(UsageError, match=r"initrd .*nothing is no file; gmem lab ssh-config --initrd"):
         way_of(host("handover: {how: kexec, initrd: 'cache:lab/nothing'}"))
     assert way_of(host("handover: {how: kexec}"), how="grub", append="a").how == "grub"
+
+
+def test_a_run_hands_over_where_the_hosts_file_says_how(tmp_path: Path) -> None:
+    path = tmp_path / "h.yaml"
+    path.write_text(BASE + "handover: {how: kexec}\n")
+    check_options(RunOptions(host=str(path), kernel="7.3"))
+    path.write_text(BASE)
+    with pytest.raises(UsageError, match=r"--cmdline are not for it, unless its file has handover: \{how: kexec\}"):
+        check_options(RunOptions(host=str(path), command_line="x"))
