@@ -222,6 +222,15 @@ def test_the_kernel_refuses(hand: Hand) -> None:
     assert machine.freed_at == ["boot-0"]
 
 
+def test_nothing_of_ours_stays_on_a_host_that_refuses(hand: Hand) -> None:
+    machine = Machine()
+    machine.refuse = {"/run/gmem-kexec.12345678/gmem-kexec load": Done(1, b"", b"no CONFIG_KEXEC_FILE")}
+    with pytest.raises(InfraError, match=r"cannot be loaded: no CONFIG_KEXEC_FILE"):
+        hand(machine, host())
+    assert machine.files == {}
+    assert machine.ran[-1] == ["rmdir", "/run/gmem-kexec.12345678"]
+
+
 def test_a_kernel_that_cannot_be_moved(hand: Hand, kernel: Kernel) -> None:
     data = bytearray(kernel.image.read_bytes())
     data[0x236] &= ~2

@@ -108,7 +108,11 @@ def _with_ours(reach: Reach, folder: str, initrd: bool, words: str, program: byt
     if reach.run([tool]).code in (126, 127):  # a file system without exec; without arguments it only complains
         reach.run(["rm", "-f", tool])
         raise _NotHere(f"programs cannot be run in {folder}")
-    _checked(reach, [tool, "load", f"{folder}/bzImage", f"{folder}/initrd" if initrd else "-", words])
+    try:
+        _checked(reach, [tool, "load", f"{folder}/bzImage", f"{folder}/initrd" if initrd else "-", words])
+    except InfraError:
+        reach.run(["rm", "-f", tool])
+        raise
     return (tool, "exec")
 
 
