@@ -14,6 +14,7 @@ from harness.kernel.store import KernelStore
 from tests.emulated.conftest import RUN_SECONDS
 from tests.emulated.test_remote import gmem, there
 
+pytestmark = pytest.mark.timeout(RUN_SECONDS)
 FIRST, SECOND = "7.3-kexec", "7.3-thp-discard-kexec"
 
 
