@@ -64,6 +64,25 @@ class LaunchRecord:
         """Whether there is no QEMU, but a process that maps the guest_memfd: ``harness/host/local``."""
         return not self.program
 
+    @property
+    def tee(self) -> bool:
+        """Whether stock QEMU starts it on a host's own KVM: ``name`` is a kind of ``harness/guest/tee``."""
+        return self.name in TEE_LAUNCHES
+
+    @property
+    def starts_private(self) -> bool:
+        """Whether its kernel has all memory private when it comes up."""
+        return self.tee and self.confidential
+
+    @property
+    def memory_mib(self) -> int:
+        """Size of its RAM.
+
+        A q35 splits a RAM of more than 2 GiB around the PCI hole (hw/i386/pc_q35.c, pc_q35_init); below that, the
+        offset in the guest_memfd and the guest physical address are the same, on which the walk of steps relies.
+        """
+        return TEE_MEMORY_MIB if self.tee else STAND_IN_MEMORY_MIB
+
 
 SNP_STAND_IN = LaunchRecord(
     name="snp-stand-in",
@@ -103,6 +122,36 @@ BARE = LaunchRecord(
     traces_conversions=False,
 )
 
+STAND_IN_MEMORY_MIB = 128
+TEE_MEMORY_MIB = 1024
+"""OVMF and 64 MiB of swiotlb (arch/x86/mm/mem_encrypt.c, mem_encrypt_setup_arch) have room beside the regions."""
+
+
+def _tee_launch(name: str, kind_text: str, *, confidential: bool) -> LaunchRecord:
+    """A guest whose command line ``harness/guest/tee`` makes: firmware, CPU and machine stand in its kinds."""
+    return LaunchRecord(
+        name=name,
+        kind_text=kind_text,
+        program="qemu-system-x86_64",
+        preload=(),
+        firmware="",
+        cpu="",
+        machine="",
+        confidential=confidential,
+        traces_conversions=confidential,
+    )
+
+
+TEE_LAUNCHES = {
+    record.name: record
+    for record in (
+        _tee_launch("snp", "SEV-SNP guest", confidential=True),
+        _tee_launch("tdx", "TDX guest", confidential=True),
+        _tee_launch("plain", "ordinary guest without private memory", confidential=False),
+    )
+}
+"""Guests of hosts with a KVM of their own; the emulated host has none of them."""
+
 LAUNCH_RECORDS = {record.name: record for record in (SNP_STAND_IN, SW_PROTECTED_DIRECT)}
 """Guests that a QEMU runs; ``BARE`` is none."""
 
@@ -115,6 +164,14 @@ def launch_record(name: str) -> LaunchRecord:
         raise UsageError(f"unknown launch {name!r}; known: {', '.join(sorted(LAUNCH_RECORDS))}") from None
 
 
+def guest_named(name: str) -> LaunchRecord:
+    """Any record, by the word of ``--guest``; raises ``UsageError`` naming the known ones."""
+    everywhere = {**LAUNCH_RECORDS, **TEE_LAUNCHES, BARE.name: BARE}
+    if name not in everywhere:
+        raise UsageError(f"unknown launch {name!r}; known: {', '.join(sorted(everywhere))}")
+    return everywhere[name]
+
+
 IN_PLACE_PARAMETER = "kvm.gmem_in_place_conversion"
 """In the facts of a testbed: whether guest_memfd converts in place.  The interposer asks KVM itself."""
 
@@ -125,7 +182,7 @@ def launch_on(record: LaunchRecord, kernel_facts: Mapping[str, str]) -> LaunchRe
     A QEMU of today finds no private memory on a kernel that converts in place; ``inplace.so`` translates for it, and
     populates the RAM in the guest_memfd, where it is.
     """
-    if record.bare or kernel_facts.get(IN_PLACE_PARAMETER) not in ("Y", "1"):
+    if record.bare or record.tee or kernel_facts.get(IN_PLACE_PARAMETER) not in ("Y", "1"):
         return record
     return replace(
         record,

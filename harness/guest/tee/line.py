@@ -43,6 +43,10 @@ class TeeSpec:
     """Whether this QEMU builds such a guest anew on reset: ``schema.survives_reset``."""
     properties: Options = ()
     """More properties of the confidential object, or other values of those of the kind."""
+    ports: str = ""
+    """Prefix of FIFOs that somebody holds open already, in place of sockets and files in ``folder``: ``PREFIX.qmp.in``
+    and ``.out``, ``PREFIX.agent.in`` and ``.out``, ``PREFIX.console``, ``PREFIX.log``.  Nothing of them grows the page
+    cache of the host."""
     extra: tuple[str, ...] = ()
     """More arguments, as they are."""
 
@@ -59,12 +63,12 @@ class TeeSpec:
     @property
     def console(self) -> str:
         """File on the host with what the guest's first serial port prints."""
-        return f"{self.folder}/console.log"
+        return f"{self.ports}.console" if self.ports else f"{self.folder}/console.log"
 
     @property
     def log(self) -> str:
         """File on the host with QEMU's trace events."""
-        return f"{self.folder}/qemu.log"
+        return f"{self.ports}.log" if self.ports else f"{self.folder}/qemu.log"
 
 
 def cbitpos_of(cpuid: bytes) -> int:
@@ -105,10 +109,10 @@ def tee_command(spec: TeeSpec) -> list[str]:
         *("-append", spec.append),
         *("-chardev", _joined("file", (("id", "console"), ("path", spec.console)))),
         *("-serial", "chardev:console"),
-        *("-chardev", _socket("monitor", spec.monitor)),
+        *("-chardev", _channel(spec, "monitor", "qmp", spec.monitor)),
         *("-mon", "chardev=monitor,mode=control"),
         *("-device", "virtio-serial-pci,id=serial0,max_ports=2"),
-        *("-chardev", _socket("agent", spec.agent)),
+        *("-chardev", _channel(spec, "agent", "agent", spec.agent)),
         *("-device", "virtserialport,bus=serial0.0,chardev=agent,name=gmem.agent"),
         *("-D", spec.log),
     ]
@@ -139,7 +143,8 @@ def _contradiction(spec: TeeSpec) -> str:
         return f"{spec.memory_mib} MiB and {spec.vcpus} vCPUs are no machine"
     if spec.backing.pool and spec.memory_mib % 2:
         return f"{spec.memory_mib} MiB are not whole huge pages of 2 MiB, as backing {spec.backing.name} needs"
-    if long := next((p for p in (spec.monitor, spec.agent) if len(p.encode()) > _SOCKET_BYTES), ""):
+    sockets = () if spec.ports else (spec.monitor, spec.agent)
+    if long := next((p for p in sockets if len(p.encode()) > _SOCKET_BYTES), ""):
         return f"the socket {long} has a name of more than {_SOCKET_BYTES} bytes: choose a shorter folder"
     return ""
 
@@ -173,7 +178,9 @@ def _typed(value: str) -> object:
         return value
 
 
-def _socket(name: str, path: str) -> str:
+def _channel(spec: TeeSpec, name: str, port: str, path: str) -> str:
+    if spec.ports:
+        return _joined("pipe", (("id", name), ("path", f"{spec.ports}.{port}")))
     return _joined("socket", (("id", name), ("path", path), ("server", "on"), ("wait", "off")))
 
 

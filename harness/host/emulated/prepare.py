@@ -10,27 +10,24 @@ place there is one side, the guest_memfd, which the rest of the RAM fills; the r
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import InfraError, NoBootError
 from harness.guest.agent import CALLS_AT_ONCE, CHUNK_PAGES, PAGE_SIZE, GuestAgent
-from harness.guest.console import read_console
 from harness.guest.conversions import EVENT
-from harness.guest.launch import GuestSpec, guest_command, launch_on
+from harness.guest.launch import GuestSpec, launch_on
 from harness.guest.ssh import Keys
 from harness.host.emulated.asking import answer
 from harness.host.emulated.control import Control
+from harness.host.emulated.launching import STAND_INS, Starter, start_guests, wait_guest
 from harness.host.emulated.memory import check_memory, ram_address, set_up_memory
 from harness.host.emulated.state import Channels, GuestState, TestbedSpec, TestbedState
 from harness.host.probe import ProbeClient
 
 BOOT_SECONDS = 120.0
 """Deadline for the kernel under test to reach user space; it takes 2 to 4 s on an idle machine."""
-GUEST_SECONDS = 180.0
-"""Deadline for a guest's boot under nested emulation; it takes 4 s on an idle machine, and took more than a minute on
-two cores with sixteen programs running."""
 _CYCLE_SECONDS = 30.0
 """Deadline for one pass over a region; 4096 pages take 0.3 s."""
 _ANSWERS = (1, 2, 4, 8, CALLS_AT_ONCE) * 4
@@ -43,7 +40,6 @@ _PROBE_CPU = 0
 """Where the probe stays; guest n begins on the n-th CPU after it and stays there until a scenario places it elsewhere.
 A buffer goes back to the cache of the CPU where it is freed: who wanders empties one CPU's cache into the other's, and
 every few dozen answers a slab is taken or given back for it."""
-_CPUID_ENCRYPTED_MEMORY = 0x8000001F
 PCP_FRACTION = 1000000
 """percpu_pagelist_high_fraction that caps the per-CPU page lists at their minimum (KERNEL_FACTS: 4 batches)."""
 
@@ -87,11 +83,17 @@ class Clock:
 
 
 def prepare(
-    spec: TestbedSpec, channels: Channels, evidence: Path, clock: Clock, *, own_host: bool = True
+    spec: TestbedSpec,
+    channels: Channels,
+    evidence: Path,
+    clock: Clock,
+    *,
+    own_host: bool = True,
+    starter: Starter = STAND_INS,
 ) -> TestbedState:
     """Bring a machine that has just reached user space into the state to be saved.
 
-    One that is not ours (``own_host``) has its own SSH server.
+    One that is not ours (``own_host``) has its own SSH server.  ``starter`` says how its guests are started.
     """
     control, probe = channels.control, channels.probe
     control.hello(1, timeout=10.0)
@@ -105,10 +107,12 @@ def prepare(
     clock.begin("guests")
     # How a guest is started depends on the kernel; what it is called does not.
     started = [replace(guest, launch=launch_on(guest.launch, facts)) for guest in spec.guests]
-    pids = _start_guests(started, control, evidence)
+    pids = start_guests(starter, started, control, evidence)
     guests = []
     for guest in started:
-        _wait_guest(guest, pids[guest.name], control, channels, evidence)
+        wait_guest(starter, guest, pids[guest.name], channels, evidence)
+    for guest in started:
+        starter.came_up(guest, pids[guest.name], channels)
     clock.begin("regions")
     for guest in started:
         guests.append(_prepare_guest(spec, guest, pids[guest.name], channels, keys, facts))
@@ -165,60 +169,6 @@ def _start_ssh(control: Control, keys: Keys, name: str) -> None:
     control.spawn(command, {}, "/run/dropbear.log")
 
 
-def _start_guests(guests: Sequence[GuestSpec], control: Control, evidence: Path) -> dict[str, int]:
-    cbitpos = control.cpuid(_CPUID_ENCRYPTED_MEMORY)["ebx"] & 0x3F
-    pids = {}
-    for guest in guests:
-        arguments, environment = guest_command(guest, cbitpos=cbitpos)
-        script = [f"{key}={value}" for key, value in sorted(environment.items())]
-        (evidence / f"{guest.name}-qemu.txt").write_text(
-            "# run on the host under test\n" + " \\\n    ".join([*script, *arguments]) + "\n"
-        )
-        pids[guest.name] = control.spawn(arguments, environment, guest.error_log)
-    return pids
-
-
-def _wait_guest(guest: GuestSpec, pid: int, control: Control, channels: Channels, evidence: Path) -> None:
-    """Wait until the guest's first process says that it is up."""
-    console = evidence / f"{guest.name}-console.txt"
-    end = time.monotonic() + GUEST_SECONDS
-    while f"gmem: guest {guest.name} is up" not in read_console(console):
-        state = control.status(pid)
-        if state != "running":
-            raise _guest_failed(guest, f"its QEMU {state}", control, console)
-        if not channels.machine_runs():
-            raise InfraError("the outer QEMU ended while a guest was booting")
-        if time.monotonic() > end:
-            raise _guest_failed(guest, f"it did not come up within {GUEST_SECONDS:g} s", control, console)
-        time.sleep(0.02)
-
-
-def _guest_failed(guest: GuestSpec, what: str, control: Control, console: Path) -> Exception:
-    """The right class for a guest that did not start: the kernel's fault where QEMU names a missing KVM feature."""
-    log = control.get(guest.error_log).decode("utf-8", "replace")
-    lines = [line for line in log.splitlines() if line.strip() and "warning: host doesn't support" not in line]
-    said = lines[-1][:300] if lines else "it printed no error"
-    for sign, why in _KERNEL_LACKS:
-        if sign in log:
-            return NoBootError(f"the kernel under test came up, but {why} (QEMU says: {said})")
-    last = next((line for line in reversed(read_console(console).splitlines()) if line.strip()), "nothing")
-    return InfraError(
-        f"guest {guest.name} did not start: {what}; QEMU says: {said}; its console ends with: {last[:200]}"
-    )
-
-
-_KERNEL_LACKS = (
-    (
-        "vm-type SEV-SNP not supported by KVM",
-        "KVM offers no software-protected VM: CONFIG_KVM_SW_PROTECTED_VM (with CONFIG_EXPERT) is needed",
-    ),
-    ("KVM makes no software-protected VM", "KVM offers no software-protected VM: CONFIG_KVM_SW_PROTECTED_VM is needed"),
-    ("guest_memfd", "KVM makes no guest_memfd: CONFIG_KVM_GUEST_MEMFD is needed (Linux 6.8 or later)"),
-    ("Could not access KVM kernel module", "KVM cannot be used"),
-    ("failed to initialize kvm", "KVM cannot be used"),
-)
-
-
 def _prepare_guest(
     spec: TestbedSpec, guest: GuestSpec, pid: int, channels: Channels, keys: Keys, facts: dict[str, str]
 ) -> GuestState:
@@ -229,6 +179,8 @@ def _prepare_guest(
     if info.get("tag") != str(guest.number):
         raise InfraError(f"the guest on the channel of {guest.name} says that it is number {info.get('tag')}")
     _start_ssh(Control(guest.name, agent.channel), keys, guest.name)
+    if guest.launch.tee and not guest.launch.confidential:
+        return _without_private_memory(spec, guest, pid, agent)
     channels.probe.watch(pid, guest.memory_bytes)
     with channels.monitor(guest.name) as monitor:
         if guest.launch.traces_conversions:
@@ -237,6 +189,9 @@ def _prepare_guest(
     check_memory(guest, pid, ram, channels.control)
     agent.alloc(0, spec.chunks)
     agent.alloc(_WARM_REGION, 1)
+    if guest.launch.starts_private:
+        for region, chunks_of in ((0, spec.chunks), (_WARM_REGION, 1)):
+            agent.convert(region, 0, chunks_of * CHUNK_PAGES, private=False, timeout=_CYCLE_SECONDS)
     facts.update(answer(guest.backing.question, agent, _WARM_REGION, channels.probe))
     _warm_cpus(spec, guest.number, pid, agent, channels.probe)
     chunks = agent.where(0, chunks=spec.chunks, memory_bytes=guest.memory_bytes)
@@ -248,6 +203,14 @@ def _prepare_guest(
         _room_for_complaints(guest, channels.control)
     left = _leftover(channels.probe, pid, chunks)
     return GuestState(name=guest.name, pid=pid, chunks=chunks, ram=ram, leftover=left)
+
+
+def _without_private_memory(spec: TestbedSpec, guest: GuestSpec, pid: int, agent: GuestAgent) -> GuestState:
+    """An ordinary guest has its region, and nothing that could be converted: no scenario does anything to it."""
+    agent.alloc(0, spec.chunks)
+    chunks = agent.where(0, chunks=spec.chunks, memory_bytes=guest.memory_bytes)
+    agent.warm(_CYCLE_SECONDS)
+    return GuestState(name=guest.name, pid=pid, chunks=chunks)
 
 
 def _warm_cpus(spec: TestbedSpec, number: int, pid: int, agent: GuestAgent, probe: ProbeClient) -> None:

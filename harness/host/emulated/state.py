@@ -49,7 +49,10 @@ class TestbedSpec:
         """A testbed with ``guests`` guests of the same launch and backing, on a host of one or two NUMA nodes."""
         return cls(
             machine=MachineSpec(guests=guests, command_line=command_line, nodes=nodes),
-            guests=tuple(GuestSpec(number=number, launch=launch, backing=backing) for number in range(guests)),
+            guests=tuple(
+                GuestSpec(number=number, launch=launch, backing=backing, memory_mib=launch.memory_mib)
+                for number in range(guests)
+            ),
             chunks=chunks,
         )
 

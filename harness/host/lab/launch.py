@@ -15,8 +15,9 @@ import msgspec
 
 import harness
 from harness.errors import InfraError
+from harness.host.emulated.launching import GUEST_SECONDS
 from harness.host.emulated.machine import MIGRATE_SECONDS
-from harness.host.emulated.prepare import BOOT_SECONDS, GUEST_SECONDS, Phase
+from harness.host.emulated.prepare import BOOT_SECONDS, Phase
 from harness.host.lab.ending import END_SECONDS, wait_until
 from harness.host.lab.place import Place
 from harness.host.lab.record import Plan, error_of
