@@ -14,13 +14,12 @@ import click
 
 from harness.errors import UsageError
 from harness.host.capabilities.decide import decide
-from harness.host.capabilities.gather import gather
 from harness.host.capabilities.identity import identity
 from harness.host.capabilities.record import Capability, HostProbe
 from harness.host.capabilities.recording import to_text
 from harness.host.capabilities.require import TEE_NEEDS, Missing, differing, missing, missing_for
+from harness.host.capabilities.visit import visit
 from harness.host.config.host import HostConfig
-from harness.host.config.knobs import before_each, wanted
 from harness.host.config.load import load_host
 from harness.host.config.reaching import reach_host
 from harness.report.text import one_line
@@ -45,15 +44,8 @@ def examine_host(config: HostConfig, kinds: Sequence[str] = ()) -> HostReport:
 
     Raises ``ReachError`` when it cannot be reached.
     """
-    paths = [path for path, _ in before_each(config)]
     with contextlib.closing(reach_host(config)) as reach:
-        probe = gather(
-            reach,
-            qemu=config.qemu.binary,
-            firmware={str(kind): path for kind, path in config.qemu.firmware.items()},
-            files=list(wanted(config)),
-            present=[*paths, *config.qemu.firmware.values()],
-        )
+        probe = visit(reach, config)
     return report_of(config, probe, kinds)
 
 

@@ -50,6 +50,7 @@ def host_facts(facts: Mapping[str, str], spec: TestbedSpec) -> HostFacts:
         huge_zero_replaced=facts.get("thp.huge_zero_replaced") != "n",
         whole_folio_around=facts.get("shmem.whole_folio_around") != "n",
         nodes=spec.machine.nodes,
+        mirrored_tdp=any(form.name == "tdx" for form in started),
         zones=("DMA32", *("Normal",) * spec.machine.nodes),
         # Only a confidential guest's QEMU has a guest_memfd for its ROM.
         rom_pages=ROM_SIZE // PAGE_SIZE if any(form.in_place and form.confidential for form in started) else 0,

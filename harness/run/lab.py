@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.cache import ContentCache, content_key
 from harness.host.config.host import HostConfig
+from harness.host.emulated.launching import STAND_INS, Starter
 from harness.host.emulated.prepare import Clock
 from harness.host.emulated.testbed import Lab
 from harness.host.reach import Reach
@@ -53,6 +54,10 @@ def make_lab(
     return MadeLab(Lab(cache, kernel=under_test.image, initrd=initrd, notice=notice), under_test)
 
 
+CONFIDENTIAL_GUEST = "7.3-confidential-guest"
+"""Kernel of the guests that a host's own KVM runs, in ``host-configs/kernels.yaml``."""
+
+
 def remote_testbeds(
     reach: Reach,
     host: HostConfig,
@@ -61,19 +66,21 @@ def remote_testbeds(
     clock: Clock,
     notice: Callable[[str], None],
     progress: Progress = silent,
+    guest_kernel: str | None = None,
+    starter: Starter = STAND_INS,
 ) -> RemoteTestbeds:
     """Testbeds on a host that runs the kernel under test already; raises ``ReachError`` where it cannot be used.
 
-    The guest's kernel and image are made here, as for the emulated host.
+    The guest's kernel (a name of kernels.yaml; None is the default) and image are made here, as for the emulated host.
     """
     cache = ContentCache(notify=notice)
     store = KernelStore(cache, progress=progress)
     clock.begin("guest kernel")
-    guest_kernel = store.resolve(None)
+    kernel = store.resolve(guest_kernel)
     clock.begin("images")
-    wanted = payload(guest_image(cache, _module(cache, store, guest_kernel)), guest_kernel.image)
+    wanted = payload(guest_image(cache, _module(cache, store, kernel)), kernel.image)
     clock.begin("")
-    return RemoteTestbeds(reach, wanted, host, option, notice)
+    return RemoteTestbeds(reach, wanted, host, option, notice, starter)
 
 
 def _module(cache: ContentCache, store: KernelStore, kernel: Kernel) -> Path:

@@ -12,7 +12,7 @@ that does not answer is ``infra`` and never a failed assertion.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -25,6 +25,7 @@ from harness.errors import CrashError, GmemError, InfraError
 from harness.guest.console import read_console
 from harness.guest.conversions import EVENT, Conversion, parse_trace
 from harness.guest.launch import launch_on
+from harness.guest.tee.asked import Traced, differences, read_trace
 from harness.host.emulated.prepare import PCP_FRACTION, Clock
 from harness.host.emulated.state import TestbedSpec
 from harness.host.testbed import Testbed, Testbeds
@@ -242,9 +243,31 @@ class ScenarioRun:
         """The three lists of conversions: predicted, asked by the guest, carried out by QEMU."""
         chunks = {f"{guest.name}.r0": guest.chunks for guest in self.testbed.state.guests}
         expected = expected_on_guest(prediction.conversions, chunks)
+        if any(guest.launch.tee for guest in self.testbed.spec.guests):
+            return self.compare_exits(expected, done.asked, offsets)
         # Where the interposer converts by itself, only the guest's list exists.
         traced = self.read_traces(offsets, len(done.asked)) if offsets else done.asked
         return compare_conversions(expected, done.asked, traced)
+
+    def compare_exits(
+        self, expected: Sequence[Conversion], asked: Sequence[Conversion], offsets: Mapping[str, int]
+    ) -> list[str]:
+        """The same, where KVM joins and splits what the guest's kernel asks for before QEMU sees it."""
+        end = time.monotonic() + _TRACE_SECONDS
+        found = compare_conversions(expected, asked, asked)
+        while True:
+            texts = [read_console(self.testbed.trace_log(name), offset) for name, offset in offsets.items()]
+            traced = [read_trace(text) for text in texts]
+            arrived = sum(one.pages for trace in traced for one in trace.explicit)
+            if arrived >= sum(one.pages for one in asked) or time.monotonic() > end:
+                break
+            time.sleep(0.005)
+        whole = Traced(
+            explicit=tuple(one for trace in traced for one in trace.explicit),
+            implicit=tuple(one for trace in traced for one in trace.implicit),
+            unanswered=tuple(one for trace in traced for one in trace.unanswered),
+        )
+        return [*found, *differences(asked, whole)]
 
     def compare_refusals(self, prediction: StepPrediction, done: Done) -> list[str]:
         """The error that the step ended with: predicted, and seen, where the kernel says how far it came."""

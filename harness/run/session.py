@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,7 +24,10 @@ from harness import __version__
 from harness.cache import ContentCache
 from harness.errors import GmemError, InfraError, NoBootError, NothingRanError, UsageError
 from harness.guest.backing import ANON_4K, backing_record
-from harness.guest.launch import BARE, IN_PLACE_PARAMETER, LaunchRecord, launch_on, launch_record
+from harness.guest.launch import IN_PLACE_PARAMETER, LaunchRecord, guest_named, launch_on
+from harness.guest.tee.kinds import tee_kind
+from harness.host.capabilities.recording import to_text
+from harness.host.capabilities.visit import check_host, visit
 from harness.host.config.host import HostConfig
 from harness.host.config.load import load_host
 from harness.host.emulated.machine import qemu_program
@@ -31,6 +35,7 @@ from harness.host.emulated.prepare import Clock, Phase
 from harness.host.emulated.state import TestbedSpec, TestbedState
 from harness.host.emulated.testbed import DESCRIPTION, Lab
 from harness.host.local.beds import LocalBeds
+from harness.host.remote.tee import TeeGuests
 from harness.host.remote.testbed import RemoteTestbeds
 from harness.host.testbed import Testbeds
 from harness.kernel.progress import Progress, silent
@@ -39,11 +44,12 @@ from harness.model.designs import design_named
 from harness.run.bare import check_bare
 from harness.run.facts import choose_design, host_facts
 from harness.run.handover import reach_with_kernel
-from harness.run.lab import make_lab, remote_testbeds
+from harness.run.lab import CONFIDENTIAL_GUEST, make_lab, remote_testbeds
 from harness.run.outcome import pages_in_flight, rejected_window, verdict_of_error
 from harness.run.result import CaseResult, RunInfo
 from harness.run.runner import CaseName, run_scenario
 from harness.run.sharpness import sharpness
+from harness.run.tee import check_tee
 from harness.run.tell import check_tells, with_tells
 from harness.run.verdict import Verdict, worst
 from harness.run.walk import STEP_SECONDS, check_supported
@@ -92,9 +98,14 @@ def check_options(options: RunOptions) -> None:
             )
     if options.design != "auto":
         design_named(options.design)
-    if options.guest != BARE.name:
-        launch_record(options.guest)
-    elif options.host == EMULATED or host.transport != LOCAL:
+    launch = guest_named(options.guest)
+    emulated = options.host == EMULATED or host.transport == EMULATED
+    if launch.tee and emulated:
+        raise UsageError(
+            f"a {launch.kind_text} is one of a host with a KVM of its own (--host FILE with transport ssh or local); the"
+            " emulated host has stand-ins"
+        )
+    if launch.bare and (emulated or host.transport != LOCAL):
         raise UsageError("a bare guest_memfd is one of the machine that the harness runs on: --guest bare --host local")
 
 
@@ -131,6 +142,8 @@ class Session:
     _lab: Lab | None = None
     _remote: RemoteTestbeds | None = None
     _local: LocalBeds | None = None
+    _qemu: str = ""
+    """Version of the host's own QEMU, where that starts the guests."""
     _ready: dict[str, Ready] = field(default_factory=dict)
     _broken: dict[str, GmemError] = field(default_factory=dict)
     """Shape to the reason why it does not come up; ``_ANY`` stands for every shape."""
@@ -145,7 +158,7 @@ class Session:
     @property
     def launch(self) -> LaunchRecord:
         """How guests are started."""
-        return BARE if self.options.guest == BARE.name else launch_record(self.options.guest)
+        return guest_named(self.options.guest)
 
     @property
     def lab(self) -> Lab:
@@ -164,22 +177,48 @@ class Session:
                 self._local = LocalBeds(ContentCache(notify=self.notice), notice=self.notice)
             return self._local
         if self._remote is None:
-            clock = Clock()
-            clock.begin("kernel")
-            reached = reach_with_kernel(
-                self.host,
-                self.options.kernel,
-                notice=self.notice,
-                patches=self.options.patches,
-                command_line=self.options.command_line,
-                progress=self.progress,
-            )
-            self.kernel = reached.kernel
-            self._remote = remote_testbeds(
-                reached.reach, self.host, self.options.host, clock=clock, notice=self.notice, progress=self.progress
-            )
-            self.phases += clock.phases
+            self._remote = self._make_remote(self.host)
         return self._remote
+
+    def _make_remote(self, host: HostConfig) -> RemoteTestbeds:
+        clock = Clock()
+        clock.begin("kernel")
+        reached = reach_with_kernel(
+            host,
+            self.options.kernel,
+            notice=self.notice,
+            patches=self.options.patches,
+            command_line=self.options.command_line,
+            progress=self.progress,
+        )
+        self.kernel, reach = reached.kernel, reached.reach
+        make = partial(
+            remote_testbeds,
+            reach,
+            host,
+            self.options.host,
+            clock=clock,
+            notice=self.notice,
+            progress=self.progress,
+        )
+        try:
+            if not self.launch.tee:
+                return make()
+            clock.begin("host")
+            probe = visit(reach, host)
+            (self.evidence("host") / "host.txt").write_text(to_text(probe), errors="surrogateescape")
+            check_host(host, probe, self.launch.name)
+            guests = TeeGuests(reach, host.qemu.binary, {str(kind): path for kind, path in host.qemu.firmware.items()})
+            planned = guests.planned(self.launch, ANON_4K)
+            self._qemu = planned.qemu
+            self.notice(f"{planned.qemu}; firmware {planned.firmware.path or 'SeaBIOS'}: {planned.firmware.reason}")
+            return make(guest_kernel=CONFIDENTIAL_GUEST, starter=guests)
+        except BaseException:
+            reach.close()
+            raise
+        finally:
+            clock.begin("")
+            self.phases += clock.phases
 
     def close(self) -> None:
         """Give back what the run holds of a host."""
@@ -268,6 +307,8 @@ class Session:
         try:
             if self.launch.bare:
                 check_bare(scenario)
+            if self.launch.tee:
+                check_tee(scenario, tee_kind(self.launch.name))
             ready = self.ready(spec)
         except NothingRanError as error:  # every case says what is lacking: none of them is there for the others
             result = _not_run(name, Verdict.SKIP, str(error), time.monotonic() - began)
@@ -350,7 +391,7 @@ class Session:
             design_evidence=self.design_evidence,
             host=self._host_told(),
             guest_kind=launch_on(self.launch, states[0].kernel_facts if states else {}).kind_text,
-            qemu={"version": "" if self.launch.bare else qemu_version()},
+            qemu={"version": "" if self.launch.bare else self._qemu or qemu_version()},
             seed=self.options.seed,
             versions={"gmem-harness": __version__, "python": platform.python_version(), "pytest": version("pytest")},
             command=command,

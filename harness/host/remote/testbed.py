@@ -25,6 +25,7 @@ from harness.host.config.host import HostConfig
 from harness.host.config.knobs import before_each as actions
 from harness.host.config.knobs import wanted as knobs
 from harness.host.emulated.control import Control
+from harness.host.emulated.launching import STAND_INS, Starter
 from harness.host.emulated.prepare import PCP_FRACTION, Clock, prepare
 from harness.host.emulated.state import Channels, GuestState, TestbedSpec, TestbedState
 from harness.host.emulated.testbed import DESCRIPTION
@@ -67,7 +68,9 @@ class RemoteTestbed:
 
     judges = ("*",)
 
-    def __init__(self, lent: Lent, folder: str, spec: TestbedSpec, evidence: Path, clock: Clock) -> None:
+    def __init__(
+        self, lent: Lent, folder: str, spec: TestbedSpec, evidence: Path, clock: Clock, starter: Starter = STAND_INS
+    ) -> None:
         self._exit = contextlib.ExitStack()
         self._lent = lent
         self._reach = reach = lent.reach
@@ -87,7 +90,9 @@ class RemoteTestbed:
             self.link.kernel_log(KernelLog(self.console("host")))
             self.channels = self._open_channels(folder, own)
             self._set_memory()
-            self.state: TestbedState = prepare(self.spec, self.channels, evidence, clock, own_host=False)
+            self.state: TestbedState = prepare(
+                self.spec, self.channels, evidence, clock, own_host=False, starter=starter
+            )
             self.check_consoles()
         except BaseException as error:
             self._exit.close()
@@ -234,10 +239,17 @@ class RemoteTestbeds:
     """Hands out testbeds of one host, which is ours from the first one on; ``close`` gives it back."""
 
     def __init__(
-        self, reach: Reach, wanted: Payload, host: HostConfig, option: str, notice: Callable[[str], None]
+        self,
+        reach: Reach,
+        wanted: Payload,
+        host: HostConfig,
+        option: str,
+        notice: Callable[[str], None],
+        starter: Starter = STAND_INS,
     ) -> None:
-        """``option``: what ``--host`` was, for sentences."""
+        """``option``: what ``--host`` was, for sentences.  ``starter`` says how guests are started."""
         self.reach = reach
+        self._starter = starter
         self._exit = contextlib.ExitStack()
         self._exit.callback(reach.close)
         self._payload = wanted
@@ -281,7 +293,7 @@ class RemoteTestbeds:
         clock.begin("install")
         folder = install(self.reach, self._payload)
         clock.begin("guests")
-        return RemoteTestbed(borrowed, folder, spec, evidence, clock)
+        return RemoteTestbed(borrowed, folder, spec, evidence, clock, self._starter)
 
     def close(self) -> None:
         """Give the host back, and end the connection."""
