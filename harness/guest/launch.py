@@ -168,7 +168,7 @@ def guest_named(name: str) -> LaunchRecord:
     """Any record, by the word of ``--guest``; raises ``UsageError`` naming the known ones."""
     everywhere = {**LAUNCH_RECORDS, **TEE_LAUNCHES, BARE.name: BARE}
     if name not in everywhere:
-        raise UsageError(f"unknown launch {name!r}; known: {', '.join(sorted(everywhere))}")
+        raise UsageError(f"unknown launch {name!r}; known: {', '.join(everywhere)}")
     return everywhere[name]
 
 
