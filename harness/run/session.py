@@ -102,8 +102,8 @@ def check_options(options: RunOptions) -> None:
     emulated = options.host == EMULATED or host.transport == EMULATED
     if launch.tee and emulated:
         raise UsageError(
-            f"a {launch.kind_text} is one of a host with a KVM of its own (--host FILE with transport ssh or local); the"
-            " emulated host has stand-ins"
+            f"a {launch.kind_text} is one of a host with a KVM of its own (--host FILE with transport ssh or local);"
+            " the emulated host has stand-ins"
         )
     if launch.bare and (emulated or host.transport != LOCAL):
         raise UsageError("a bare guest_memfd is one of the machine that the harness runs on: --guest bare --host local")

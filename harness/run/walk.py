@@ -107,8 +107,8 @@ class Walker:
     def extents(self, pages: PageRange) -> list[tuple[int, int]]:
         """(offset, length) in bytes in the guest_memfd of each chunk piece of a range.
 
-        The guest_memfd of a RAM starts at guest physical address 0, and nothing of it lies above a hole, since no RAM is
-        of 2 GiB or more (``LaunchRecord.memory_mib``): offset and address are the same.
+        The guest_memfd of a RAM starts at guest physical address 0, and nothing of it lies above a hole, since no RAM
+        has 2 GiB or more (``LaunchRecord.memory_mib``): offset and address are the same.
         """
         chunks = self.testbed.guest(pages.guest).chunks
         return [

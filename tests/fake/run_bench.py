@@ -64,9 +64,7 @@ plugin.Session = FakeSession
 session.qemu_version = lambda: "QEMU of paper"
 """
 
-SERVER = (
-    FAKE
-    + """
+SERVER = """
 import gc, json, sys
 gc.freeze()  # pytest collects garbage at its end, in every child
 print("ready", flush=True)
@@ -90,7 +88,6 @@ for line in sys.stdin:
             os._exit(code)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
-)
 
 ALONE = FAKE + "import sys\nsys.exit(harness.cli.main.main())\n"
 
@@ -174,11 +171,11 @@ class Runs:
 
 
 @contextmanager
-def serving() -> Iterator[subprocess.Popen[str]]:
-    """The process that forks; one for a whole file of tests."""
+def serving(fake: str = FAKE) -> Iterator[subprocess.Popen[str]]:
+    """The process that forks, with ``fake`` in the place of machines; one for a whole file of tests."""
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # what else is installed only costs time
     with subprocess.Popen(
-        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", fake + SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as server:
         assert server.stdout is not None
         assert server.stdout.readline() == "ready\n"

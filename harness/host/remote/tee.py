@@ -124,10 +124,11 @@ class TeeGuests:
 
     def _no_conversion_in_place(self, control: Control) -> None:
         done = control.run(["cat", _IN_PLACE])
-        if done.code == 0 and done.output.strip() in ("Y", "1"):
+        value = done.output.strip()
+        if done.code == 0 and value in ("Y", "1"):
             raise NothingRanError(
-                f"the host's kernel converts in place ({IN_PLACE_PARAMETER} is {done.output.strip()}), and no release of"
-                " QEMU starts guests there: switch it off, or use the emulated host"
+                f"the host's kernel converts in place ({IN_PLACE_PARAMETER} is {value}), and no release of QEMU starts"
+                " guests there: switch it off, or use the emulated host"
             )
 
 
