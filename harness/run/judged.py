@@ -16,11 +16,16 @@ from harness.model.quiet import matches
 NOT_OURS = "the host under test is not ours alone: whatever else runs on it moves this counter"
 
 
-def judged_only(prediction: StepPrediction, patterns: Sequence[str]) -> StepPrediction:
+NO_GUEST_MEMFD = "an ordinary guest has no guest_memfd: neither it nor KVM's tables are watched"
+MACHINE_WIDE = ("[!gk]*",)
+"""All but gmem/GUEST and kvm/GUEST/*."""
+
+
+def judged_only(prediction: StepPrediction, patterns: Sequence[str], why: str = NOT_OURS) -> StepPrediction:
     """The prediction for the counters that match; the others are unpredicted, with the reason."""
     wanted = tuple(patterns)
     kept = {name: bound for name, bound in prediction.predictions.items() if matches(name, wanted)}
     if len(kept) == len(prediction.predictions):
         return prediction
-    dropped = {name: NOT_OURS for name in prediction.predictions.keys() - kept.keys()}
+    dropped = {name: why for name in prediction.predictions.keys() - kept.keys()}
     return replace(prediction, predictions=kept, unpredicted={**prediction.unpredicted, **dropped})

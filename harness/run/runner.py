@@ -42,7 +42,7 @@ from harness.run.evidence import keep_predictions, keep_sample, thin_out
 from harness.run.frames import ROOM_FRACTION, FrameWatch, list_cap, list_limits
 from harness.run.held import check_pins
 from harness.run.judge import compare_conversions, expected_on_guest, judge
-from harness.run.judged import judged_only
+from harness.run.judged import MACHINE_WIDE, NO_GUEST_MEMFD, judged_only
 from harness.run.locate import misplaced
 from harness.run.outcome import CLASSES, outcome, verdict_of_error
 from harness.run.refusal import compare_refusals, error_offset
@@ -161,20 +161,27 @@ class ScenarioRun:
         predictions = predict(*known, backing=self.backing, regions=regions)
         if bare:
             predictions = with_cgroups(predictions, regions, values)
-        predictions = [judged_only(step, self.testbed.judges) for step in predictions]
+        predictions = [self.judged(step) for step in predictions]
         keep_predictions(self.evidence, predictions)
         check_pins(predictions, self.testbed.state.kernel_facts)
         if any(map(looks, self.scenario.steps)):
             self.course = Course(*known, backing=self.backing, regions=regions)
         for index in range(len(predictions)):
             if self.course:
-                predictions[index] = judged_only(self.course.predict(), self.testbed.judges)
+                predictions[index] = self.judged(self.course.predict())
                 keep_predictions(self.evidence, predictions)
             result = self.one_step(predictions[index])
             self.steps.append(result)
             self.testbed.check_consoles()
             if result.messages or any(finding.verdict not in _GO_ON for finding in result.findings):
                 return
+
+    def judged(self, prediction: StepPrediction) -> StepPrediction:
+        """The prediction for what can be seen here, and is this run's doing."""
+        prediction = judged_only(prediction, self.testbed.judges)
+        if any(guest.launch.tee and not guest.launch.confidential for guest in self.testbed.spec.guests):
+            return judged_only(prediction, MACHINE_WIDE, NO_GUEST_MEMFD)
+        return prediction
 
     def known(self, start: Sample) -> tuple[Mapping[str, int], HostFacts]:
         """What the model is told: the first sample, and the facts with what this case made of the per-CPU lists."""
@@ -196,7 +203,7 @@ class ScenarioRun:
             raise InfraError(f"step {prediction.index}: {lacking}")
         if self.course and looks(step):
             self.course.seen(after.raw, after.values)
-        prediction = judged_only(reread(prediction, before.values, self.facts), self.testbed.judges)
+        prediction = self.judged(reread(prediction, before.values, self.facts))
         observed = {**difference(before, after), **self.frames.after_step(prediction.index)}
         findings, still = apart(self.locate(finding, prediction) for finding in judge(prediction, observed, self.noise))
         messages = list(done.problems)

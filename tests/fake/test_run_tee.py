@@ -140,8 +140,8 @@ class TestItRuns:
         told = go("plain", "snp-ready")
         assert (told.code, told.verdicts) == (5, ["skip"])
         assert told.sentence == (
-            "step 0 (convert g0.r0[0:600] to private) takes private memory, and an ordinary guest has none: no page of it"
-            " is converted"
+            "step 0 (convert g0.r0[0:600] to private) takes private memory, and an ordinary guest has none: no page of"
+            " it is converted"
         )
 
 
@@ -222,7 +222,8 @@ class TestTheGuestDoesNotStart:
         told = go("snp", fault="hangs", suite=THERE_AND_BACK + REST)
         assert (told.code, told.verdicts) == (3, ["infra", "skip"])
         assert told.sentence == (
-            "guest g0 did not start: it did not come up within 3 s; the console of g0 ends with: BdsDxe: starting the kernel"
+            "guest g0 did not start: it did not come up within 3 s; the console of g0 ends with: BdsDxe: starting the"
+            " kernel"
         )
 
     def test_it_comes_up_and_never_answers(self, go: Go) -> None:
@@ -285,7 +286,7 @@ class TestWhatSuchGuestsCannotDo:
             (
                 "snp",
                 "Convert(G0[0:2], Side.PRIVATE), PunchHole(G0[0:1])",
-                "takes memory away from under a SEV-SNP guest",
+                "takes memory away from under a SEV-SNP",
             ),
             ("snp", "Convert(G0[0:2], Side.PRIVATE), Check(G0[0:1], 'zero')", "reads them deciphered"),
         ],

@@ -30,29 +30,10 @@ from tests.fake.tee import programs
 
 OVMF = "/usr/share/ovmf/OVMF.fd"
 CBITPOS = 51
-_OPTIONS = [
-    "nodefaults",
-    "no-user-config",
-    "display",
-    "name",
-    "machine",
-    "accel",
-    "cpu",
-    "smp",
-    "m",
-    "object",
-    "bios",
-    "kernel",
-    "initrd",
-    "append",
-    "chardev",
-    "serial",
-    "mon",
-    "device",
-    "D",
-    "trace",
-    "no-reboot",
-]
+_OPTIONS = """
+    nodefaults no-user-config display name machine accel cpu smp m object bios kernel initrd append chardev serial mon
+    device D trace no-reboot
+"""
 _BUILTINS = (("int", "int"), ("size", "int"), ("bool", "boolean"), ("str", "string"))
 
 
@@ -135,7 +116,7 @@ class FakeHost(FakeReach):
             first = 0x8000001F if words[-1] == f"skip={0x80000000}" else 0
             return Done(0, first.to_bytes(4, "little") + CBITPOS.to_bytes(4, "little") + bytes(8), b"")
         if self.qemu in words and words[-1] == "-help":
-            return Done(0, "".join(f"-{name} value\n" for name in _OPTIONS).encode(), b"")
+            return Done(0, "".join(f"-{name} value\n" for name in _OPTIONS.split()).encode(), b"")
         if self.qemu in words and words[-1] == "stdio":
             commands = [json.loads(line) for line in stdin.splitlines()]
             answers = [{**_qmp(one), "id": one["id"]} for one in commands if "id" in one]
@@ -177,6 +158,7 @@ def plant(relay: Path, guest_seconds: float = 3.0) -> None:
         (lab, "payload"): lambda *words: Payload({**built, **texts}),
         (session, "reach_host"): lambda config: FakeHost(os.environ["GMEM_TEST_HOST"], str(root), config.qemu.binary),
     }
+    remote.RemoteTestbed.judges = ("gmem/*",)  # the probe of these hosts knows no other counter
     for (module, name), value in made.items():
         assert hasattr(module, name), name
         setattr(module, name, value)

@@ -74,6 +74,8 @@ class Probe:
         match verb:
             case "hello":
                 return f"ok nonce={fields['nonce']} program=gmem-probe version=1 pid=1 locked=1 files=1", b""
+            case "read":
+                return "ok size=5", b"never"
             case "watch":
                 self.watched[int(fields["pid"])] = int(fields["ram"])
                 return f"ok fd=5 size={fields['ram']} cachestat=1 kvmstats=0 hook=0", b""
@@ -89,7 +91,7 @@ class Probe:
                 return f"ok slot={fields['slot']}", self.slots[fields["slot"]]
         known = {
             "settle": "ok rounds=1 pcp=0 calm=1", "pcpcap": "ok was=0", "place": "ok threads=2",
-            "cachestat": "ok cache=0", "read": "ok size=0", "write": f"ok was=x now={fields.get('value')}",
+            "cachestat": "ok cache=0", "write": f"ok was=x now={fields.get('value')}",
         }  # fmt: skip
         return known.get(verb, "err code=verb text=the fake has no such request"), b""
 
@@ -175,21 +177,22 @@ class Qemu:
         threading.Event().wait()
 
     def monitor(self) -> None:
-        read = os.fdopen(os.open(self.paths["id=monitor"] + ".in", os.O_RDWR), "rb", buffering=0)
+        read = os.open(self.paths["id=monitor"] + ".in", os.O_RDWR)
         out = os.open(self.paths["id=monitor"] + ".out", os.O_RDWR)
-        greeting = {
-            "QMP": {"version": {"qemu": {"major": 12, "minor": 0, "micro": 1}, "package": ""}, "capabilities": []}
-        }
-        os.write(out, json.dumps(greeting).encode() + b"\r\n")
-        buffered = b""
+        version = {"qemu": {"major": 12, "minor": 0, "micro": 1}, "package": ""}
+        os.write(out, json.dumps({"QMP": {"version": version, "capabilities": []}}).encode() + b"\r\n")
+        text = ""
         while True:
-            buffered += os.read(read.fileno(), 4096)
-            *lines, buffered = buffered.split(b"\n")
-            for line in lines:
-                asked = json.loads(line)
+            text += os.read(read, 4096).decode()
+            while text := text.lstrip():  # messages stand one behind the other, with nothing between them
+                try:
+                    asked, end = json.JSONDecoder().raw_decode(text)
+                except ValueError:
+                    break
+                text = text[end:]
                 answer = self.qmp(asked["execute"], asked.get("arguments", {}))
-                reply = {"return": answer} if answer is not None else {"error": {"class": "GenericError", "desc": "no"}}
-                os.write(out, json.dumps({**reply, "id": asked.get("id")}).encode() + b"\r\n")
+                reply = {key: asked[key] for key in ("id",) if key in asked}
+                os.write(out, json.dumps({"return": answer, **reply}).encode() + b"\r\n")
 
     def qmp(self, command: str, arguments: dict[str, Any]) -> Any:
         match command:
@@ -236,7 +239,8 @@ class Qemu:
         pages = range(first, first + number.get("count", 0))
         match word:
             case "info":
-                return f"ok tag={self.tag} chunk_pages=512 how={'hypercall' if KIND == 'plain' else 'set_memory'} encrypt=1"
+                how = "hypercall" if KIND == "plain" else "set_memory"
+                return f"ok tag={self.tag} chunk_pages=512 how={how} encrypt=1"
             case "where":
                 return "ok region=0 gpa=" + ",".join(hex(self.gpa(n * CHUNK)) for n in range(8))
             case "convert":
