@@ -106,7 +106,12 @@ def suite_paths(names: Sequence[str], guest: str = "") -> list[str]:
 @click.option("--kernel", metavar="NAME|TREE|IMAGE", help="Kernel under test (default: that of kernels.yaml).")
 @click.option("--patch", multiple=True, type=click.Path(exists=True, dir_okay=False), help="Patch on a named kernel.")
 @click.option("--design", default="auto", show_default=True, help="gmem design to judge by; auto reads the kernel.")
-@click.option("--guest", default="snp-stand-in", show_default=True, help="How guests are started; bare: none runs.")
+@click.option(
+    "--guest",
+    default="snp-stand-in",
+    show_default=True,
+    help="How guests are started; snp, tdx, plain: by the host's own QEMU; bare: none.",
+)
 @click.option("--cmdline", default="", help="Added to the command line of the kernel under test.")
 @click.option("--out", type=click.Path(file_okay=False), help="Output directory (default: gmem-out/DATE-TIME-xxxx).")
 @click.option("-k", "expression", default="", help="Only cases whose name matches this pytest expression.")

@@ -43,6 +43,17 @@ def test_snp() -> None:
     assert "-no-reboot" not in tee_command(replace(SPEC, survives_reset=True))
 
 
+def test_fifos_in_place_of_sockets_and_files() -> None:
+    """Nothing of a guest's ports grows the page cache of the host, and no name is too long for a FIFO."""
+    spec = replace(SPEC, folder="/" + "x" * 200, ports="/run/t/g0")
+    assert values(spec, "-chardev") == [
+        "file,id=console,path=/run/t/g0.console",
+        "pipe,id=monitor,path=/run/t/g0.qmp",
+        "pipe,id=agent,path=/run/t/g0.agent",
+    ]
+    assert values(spec, "-D") == ["/run/t/g0.log"]
+
+
 def test_tdx() -> None:
     spec = replace(SPEC, kind=TDX, cbitpos=None)
     assert values(spec, "-machine") == ["q35,confidential-guest-support=cgs0,memory-backend=ram0,hpet=off,smm=off"]

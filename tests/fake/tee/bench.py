@@ -19,8 +19,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from harness.guest.tee.kinds import TEE_KINDS
+from harness.host.emulated import launching
 from harness.host.reach import COMMAND_SECONDS, Done, LocalReach
 from harness.host.remote import files
+from harness.host.remote import tee as starting
 from harness.host.remote import testbed as remote
 from harness.host.remote.files import Payload
 from harness.run import lab, session
@@ -139,8 +141,6 @@ def _script(role: str) -> bytes:
 
 def plant(relay: Path, guest_seconds: float = 3.0) -> None:
     """Put made-up hosts in the place of all; ``relay`` is a folder with the program."""
-    from harness.host.emulated import launching
-
     root = Path(os.environ["GMEM_TEST_ROOT"])
     qemu = root.parent / "qemu-system-x86_64"
     qemu.write_bytes(_script("qemu"))
@@ -152,6 +152,7 @@ def plant(relay: Path, guest_seconds: float = 3.0) -> None:
         (files, "ROOT"): str(root),
         (remote, "ROOT"): str(root),
         (launching, "GUEST_SECONDS"): guest_seconds,
+        (starting, "_ASK_SECONDS"): guest_seconds,
         (lab, "KernelStore"): lambda *words, **named: SimpleNamespace(resolve=lambda name: kernel),
         (lab, "guest_image"): lambda *words: Path("image"),
         (lab, "_module"): lambda *words: Path("module"),
