@@ -13,7 +13,9 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -135,6 +137,13 @@ class FakeHost(FakeReach):
         return self.here.start(arguments, environment=environment)
 
 
+@contextmanager
+def not_lent(reach: FakeHost, *words: object, **named: object) -> Iterator[Any]:
+    """In place of ``lending.lent``, which has tests of its own: nothing of a made-up host is set."""
+    nothing = {"set": lambda path, value: None, "beat": lambda: None, "made": lambda path: None}
+    yield SimpleNamespace(reach=reach, first=defaultdict(lambda: "never"), **nothing)
+
+
 def _script(role: str) -> bytes:
     return f'#!/bin/sh\nexec {sys.executable} -S {programs.__file__} {role} "$@"\n'.encode()
 
@@ -153,6 +162,12 @@ def plant(relay: Path, guest_seconds: float = 3.0) -> None:
         (remote, "ROOT"): str(root),
         (launching, "GUEST_SECONDS"): guest_seconds,
         (starting, "_ASK_SECONDS"): guest_seconds,
+        (remote, "lent"): not_lent,
+        (remote, "before_each"): lambda *words: None,
+        (remote, "snapshot"): lambda reach: None,
+        (remote, "end_of_log"): lambda reach: None,
+        (remote, "read_log"): lambda *words: None,
+        (remote, "leaks"): lambda *words: [],
         (lab, "KernelStore"): lambda *words, **named: SimpleNamespace(resolve=lambda name: kernel),
         (lab, "guest_image"): lambda *words: Path("image"),
         (lab, "_module"): lambda *words: Path("module"),
