@@ -279,7 +279,8 @@ class TestItDeviates:
 
 @pytest.mark.parametrize("kind", ["snp", "tdx"])
 def test_the_bundled_smoke_suite(go: Go, kind: str) -> None:
-    told = go(kind, suite=(ROOT / "suites/smoke/test_smoke.py").read_text())
+    _, _, suite = (ROOT / "suites/smoke/test_smoke.py").read_text().partition("from __future__ import annotations\n")
+    told = go(kind, suite=suite)
     assert (told.code, told.verdicts) == (0, ["pass"] * 5), told.sentence
 
 
