@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ def test_back(gmem):
 """
 REST = "def test_rest(gmem):\n    gmem.run(Empty())\n"
 QEMU_LINE = "g0-qemu.txt"
+SECONDS = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +107,10 @@ def go(server: subprocess.Popen[str], tmp_path: Path) -> Go:
         assert runs.info()["exit_code"] == ended.code
         left = [path.name for path in (tmp_path / "root").glob("testbed-*")]
         assert not left, "everything is given back"
+        end = time.monotonic() + SECONDS
+        while any((Path("/proc") / guest.name).exists() for guest in (tmp_path / "world").glob("[0-9]*")):
+            assert time.monotonic() < end, "a guest outlives the run"
+            time.sleep(0.01)
         return Told(ended.code, [one["verdict"] for one in results], results[0]["sentence"], tmp_path / "out")
 
     return run

@@ -7,8 +7,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -25,6 +27,7 @@ FAULT, KIND = os.environ.get("GMEM_TEST_FAULT", ""), os.environ.get("GMEM_TEST_K
 WORLD = Path(os.environ.get("GMEM_TEST_WORLD", "/nonexistent"))
 RAM = 0x7F0000000000
 CHUNK, PAGE = 512, 4096
+PR_SET_PDEATHSIG = 1
 PREPARING = 3
 """Conversions of the region before a scenario begins: shared at first, then once to private and back."""
 FEATURES = {"snp": "AMD SEV SEV-ES SEV-SNP", "tdx": "Intel TDX"}
@@ -291,6 +294,7 @@ class Qemu:
 
 def main(role: str, words: list[str]) -> None:
     if role == "qemu":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # as the real control program has it for its children
         Qemu(words).run()
     else:
         serve(0, 1, Probe() if role == "probe" else Host())
