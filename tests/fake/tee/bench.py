@@ -27,7 +27,7 @@ from harness.host.remote import files
 from harness.host.remote import tee as starting
 from harness.host.remote import testbed as remote
 from harness.host.remote.files import Payload
-from harness.run import lab, session
+from harness.run import handover, lab
 from tests.fake import firmware_images
 from tests.fake.host_bench import FakeReach, recorded
 from tests.fake.tee import programs
@@ -172,7 +172,7 @@ def plant(relay: Path, guest_seconds: float = 3.0) -> None:
         (lab, "guest_image"): lambda *words: Path("image"),
         (lab, "_module"): lambda *words: Path("module"),
         (lab, "payload"): lambda *words: Payload({**built, **texts}),
-        (session, "reach_host"): lambda config: FakeHost(os.environ["GMEM_TEST_HOST"], str(root), config.qemu.binary),
+        (handover, "reach_host"): lambda config: FakeHost(os.environ["GMEM_TEST_HOST"], str(root), config.qemu.binary),
     }
     remote.RemoteTestbed.judges = ("gmem/*",)  # the probe of these hosts knows no other counter
     for (module, name), value in made.items():
