@@ -189,6 +189,10 @@ def claim_named(name: str) -> Claim:
         raise UsageError(f"there is no claim {name!r}: known are {', '.join(claim.id for claim in CLAIMS)}") from None
 
 
+ORDERS = "C9"
+"""The claim whose parameter is the order of folios."""
+
+
 def family(design: str) -> str:
     """The family of a design: its name without the order of its folios and without the variant.
 
@@ -204,4 +208,6 @@ def family(design: str) -> str:
 def why_not(claim: Claim, design: str) -> str:
     """Why a claim does not concern a design; '' if it does, or if nothing is known of the design."""
     name = family(design)
+    if ":" in design and claim.id != ORDERS and name in claim.concerns:
+        return f"decided for {name}, of order 9: what another order changes is {ORDERS}"
     return "" if name in claim.concerns else claim.why_not.get(name, "")

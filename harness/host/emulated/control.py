@@ -28,6 +28,8 @@ class Control:
     def __init__(self, where: str, channel: FrameChannel) -> None:
         self.where = where
         self.channel = channel
+        self.children: list[int] = []
+        """Process ids of what was spawned, running or not."""
 
     def hello(self, nonce: int, timeout: float = 5.0) -> None:
         """Raises ``ChannelTimeout`` when nobody answers."""
@@ -52,7 +54,8 @@ class Control:
     def spawn(self, arguments: Sequence[str], environment: dict[str, str], log: str) -> int:
         """Start a process whose output is appended to ``log`` there; returns its pid."""
         reply = self.channel.request(f"spawn log={log}", words_blob(arguments, environment), timeout=5.0)
-        return self._number(reply, "pid")
+        self.children.append(self._number(reply, "pid"))
+        return self.children[-1]
 
     def status(self, pid: int) -> str:
         """State of a spawned process: ``running``, ``exited with status N`` or ``killed by signal N``."""

@@ -29,9 +29,10 @@ from harness.host.emulated.launching import STAND_INS, Starter
 from harness.host.emulated.prepare import PCP_FRACTION, Clock, prepare
 from harness.host.emulated.state import Channels, GuestState, TestbedSpec, TestbedState
 from harness.host.emulated.testbed import DESCRIPTION
+from harness.host.frames import RemoteError
 from harness.host.knobs.before import before_each
 from harness.host.knobs.kernel_log import end_of_log, read_log
-from harness.host.knobs.leaks import leaks, snapshot
+from harness.host.knobs.leaks import HostSnapshot, leaks, snapshot
 from harness.host.knobs.lending import Lent, lent
 from harness.host.knobs.values import selected
 from harness.host.probe import ProbeClient
@@ -66,7 +67,8 @@ class _Reached:
 class RemoteTestbed:
     """Guests on a host that is not ours; use it as a context manager."""
 
-    judges = ("*",)
+    judges = ("[!f]*", "f[!r]*", "fr[!a]*", "frames/gone", "frames/kept")
+    """All but frames/back and frames/new: between two windows the host's network takes frames from the same lists."""
 
     def __init__(
         self, lent: Lent, folder: str, spec: TestbedSpec, evidence: Path, clock: Clock, starter: Starter = STAND_INS
@@ -74,8 +76,10 @@ class RemoteTestbed:
         self._exit = contextlib.ExitStack()
         self._lent = lent
         self._reach = reach = lent.reach
-        self._before = snapshot(reach)
+        self._before = _not_settled(snapshot(reach))
         self._log = end_of_log(reach)
+        self._gmem: list[int] = []
+        """Pages of guest_memfd on the whole host, before the guests were started and after they ended."""
         self.evidence = evidence
         evidence.mkdir(parents=True, exist_ok=True)
         own = f"{ROOT}/testbed-{secrets.token_hex(4)}"
@@ -90,6 +94,8 @@ class RemoteTestbed:
             self.link.kernel_log(KernelLog(self.console("host")))
             self.channels = self._open_channels(folder, own)
             self._set_memory()
+            self._count_gmem()
+            self._exit.callback(self._end_guests)
             self.state: TestbedState = prepare(
                 self.spec, self.channels, evidence, clock, own_host=False, starter=starter
             )
@@ -142,6 +148,20 @@ class RemoteTestbed:
             self._lent.set(path, value)
             self._exit.callback(self._lent.set, path, selected(self._lent.first[path]))
 
+    def _count_gmem(self) -> None:
+        """At rest: batches of the LRU lists and of RCU are behind us."""
+        self.channels.probe.settle()
+        self._gmem.append(self.channels.probe.census().gmem)
+
+    def _end_guests(self) -> None:
+        """All that still run, and see what is left of their memory; a host that is lost is not asked."""
+        with contextlib.suppress(InfraError):
+            self.channels.probe.unwatch()
+            for pid in self.channels.control.children:
+                with contextlib.suppress(RemoteError):
+                    self.channels.control.end(pid, timeout=_END_SECONDS)
+            self._count_gmem()
+
     def _remove(self, own: str) -> None:
         with contextlib.suppress(InfraError):
             self._reach.run(["rm", "-rf", own])
@@ -164,7 +184,10 @@ class RemoteTestbed:
     def check_leaks(self) -> None:
         """After the end: raises ``LeakError`` with what the host did not get back, or says that is amiss."""
         self._lent.beat()
-        found = leaks(self._before, snapshot(self._reach), read_log(self._reach, self._log))
+        found = leaks(self._before, _not_settled(snapshot(self._reach)), read_log(self._reach, self._log))
+        if len(self._gmem) > 1 and self._gmem[1] > self._gmem[0]:
+            lost = self._gmem[1] - self._gmem[0]
+            found.append(f"{lost} pages of guest_memfd are still there although all guests ended")
         if found:
             raise LeakError(f"after the case, on host {self.link.name}: {'; '.join(found)}")
 
@@ -233,6 +256,11 @@ class RemoteTestbed:
     def save(self, folder: Path) -> None:
         """There is nothing that could be saved."""
         raise InfraError("a testbed on a host that runs cannot be saved")
+
+
+def _not_settled(shot: HostSnapshot) -> HostSnapshot:
+    """A snapshot without what only a host at rest tells: the census does that better."""
+    return replace(shot, meminfo={})
 
 
 class RemoteTestbeds:
