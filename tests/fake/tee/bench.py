@@ -22,6 +22,7 @@ from typing import Any
 
 from harness.guest.tee.kinds import TEE_KINDS
 from harness.host.emulated import launching
+from harness.host.knobs.leaks import HostSnapshot
 from harness.host.reach import COMMAND_SECONDS, Done, LocalReach
 from harness.host.remote import files
 from harness.host.remote import tee as starting
@@ -164,7 +165,7 @@ def plant(relay: Path, guest_seconds: float = 3.0) -> None:
         (starting, "_ASK_SECONDS"): guest_seconds,
         (remote, "lent"): not_lent,
         (remote, "before_each"): lambda *words: None,
-        (remote, "snapshot"): lambda reach: None,
+        (remote, "snapshot"): lambda reach: HostSnapshot({}, {}, 0, ()),
         (remote, "end_of_log"): lambda reach: None,
         (remote, "read_log"): lambda *words: None,
         (remote, "leaks"): lambda *words: [],

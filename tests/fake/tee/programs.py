@@ -82,6 +82,9 @@ class Probe:
             case "watch":
                 self.watched[int(fields["pid"])] = int(fields["ram"])
                 return f"ok fd=5 size={fields['ram']} cachestat=1 kvmstats=0 hook=0", b""
+            case "unwatch" if "pid" not in fields:
+                self.watched.clear()
+                return "ok closed=1", b""
             case "unwatch":
                 return f"ok closed={int(self.watched.pop(int(fields['pid']), 0) > 0)}", b""
             case "sample":
@@ -94,7 +97,8 @@ class Probe:
                 return f"ok slot={fields['slot']}", self.slots[fields["slot"]]
         known = {
             "settle": "ok rounds=1 pcp=0 calm=1", "pcpcap": "ok was=0", "place": "ok threads=2",
-            "cachestat": "ok cache=0", "write": f"ok was=x now={fields.get('value')}",
+            "cachestat": "ok cache=0", "census": "ok gmem=0 heads=0 tails=0 orders=none scanned=0",
+            "write": f"ok was=x now={fields.get('value')}",
         }  # fmt: skip
         return known.get(verb, "err code=verb text=the fake has no such request"), b""
 
