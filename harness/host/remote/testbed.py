@@ -48,6 +48,10 @@ _POLL = 0.02
 _LISTS = "/proc/sys/vm/percpu_pagelist_high_fraction"
 
 
+class GuestCrash(CrashError):
+    """It was a guest's kernel that crashed."""
+
+
 class _Reached:
     """The host as ``harness.host.testbed.Machine``."""
 
@@ -218,8 +222,10 @@ class RemoteTestbed:
         for who in ("host", *(guest.name for guest in self.spec.guests)):
             crash = find_crash(read_console(self.console(who)))
             if crash:
-                whose = "the kernel under test" if who == "host" else f"guest {who}"
-                raise CrashError(f"{whose} printed: {crash.title} (line {crash.line} of {who}-console.txt)")
+                where = f"printed: {crash.title} (line {crash.line} of {who}-console.txt)"
+                if who == "host":
+                    raise CrashError(f"the kernel under test {where}")
+                raise GuestCrash(f"guest {who} {where}")
 
     # -- what a scenario does to it
 
@@ -314,13 +320,28 @@ class RemoteTestbeds:
         return folder
 
     def restored(self, spec: TestbedSpec, saved: Path, evidence: Path, clock: Clock) -> RemoteTestbed:
-        """A testbed of that shape, brought up."""
+        """A testbed of that shape, brought up.
+
+        One of which a guest's kernel crashes while it is brought up is brought up once more, before anything is asked
+        of it, and that is said: under nested emulation it happens in one of some twenty boots of guests.  The host's
+        own kernel has no second try.
+        """
         clock.begin("host")
         borrowed = self._borrowed()
         before_each(self.reach, actions(self._host))
         clock.begin("install")
         folder = install(self.reach, self._payload)
         clock.begin("guests")
+        before = set(evidence.iterdir()) if evidence.is_dir() else set()
+        try:
+            return RemoteTestbed(borrowed, folder, spec, evidence, clock, self._starter)
+        except GuestCrash as error:
+            self._notice(f"{error}; bringing it up again")
+        left = [path for path in evidence.iterdir() if path not in before]
+        aside = evidence / "start-1"
+        aside.mkdir()
+        for path in left:
+            path.rename(aside / path.name)
         return RemoteTestbed(borrowed, folder, spec, evidence, clock, self._starter)
 
     def close(self) -> None:
