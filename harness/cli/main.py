@@ -52,6 +52,7 @@ COMMANDS: Final[Mapping[str, Lazy]] = MappingProxyType(
     {
         "run": Lazy("harness.cli.run", "run_command", "Run suites on a kernel and judge what it did."),
         "selftests": Lazy("harness.cli.selftests", "selftests_command", "Run the kernel's own KVM selftests on it."),
+        "explore": Lazy("harness.cli.explore", "explore_command", "Random scenarios on a kernel against the model."),
         "report": Lazy("harness.cli.report", "report_command", "Merge runs into one table of claims."),
         "compare": Lazy("harness.cli.compare", "compare_command", "Two runs: what differs, and what takes longer."),
         "doctor": Lazy("harness.cli.doctor", "doctor_command", "What this machine can do, and what is missing."),

@@ -47,6 +47,7 @@ def keep_predictions(evidence: Path, predictions: Sequence[StepPrediction]) -> N
             },
             "still": _still(step),
             "unpredicted": dict(sorted(step.unpredicted.items())),
+            **({"refused": str(step.refused.reason)} if step.refused else {}),
         }
         for step in predictions
     ]

@@ -94,7 +94,7 @@ def outcome(steps: list[StepResult]) -> tuple[Verdict, str]:
         found += [(Verdict.DEVIATES, f"after step {step.index} ({step.text}): {message}") for message in step.messages]
         found += [
             (finding.verdict, sentence(finding, step.index, step.text))
-            for finding in _telling_first(step)
+            for finding in telling_first(step)
             if finding.verdict not in (Verdict.PASS, Verdict.SKIP)
         ]
     if not found:
@@ -110,7 +110,7 @@ def outcome(steps: list[StepResult]) -> tuple[Verdict, str]:
 _TELLING = ("gmem/", "nr_file_pages", "nr_unevictable", "pgfree", "F", "kvm/", "nr_anon_pages", "unaccounted")
 
 
-def _telling_first(step: StepResult) -> list[Finding]:
+def telling_first(step: StepResult) -> list[Finding]:
     """Findings with those in front that name the fault most directly; dozens of counters move with one page."""
 
     def place(finding: Finding) -> int:

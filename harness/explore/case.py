@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a worker of an exploration does: runs scenarios on a kernel, and shrinks one on it.
+
+A *runner* runs one scenario, judged by ``Session.run`` like a case of ``gmem run``; a test puts another in its place.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from harness.errors import InfraError
+from harness.explore.coverage import rules_met
+from harness.explore.shrink import OutOfBudget, shrink
+from harness.explore.signature import Signature, signature
+from harness.report.store import OutDir
+from harness.run.result import CaseResult
+from harness.run.runner import CaseName
+from harness.run.session import RunOptions, Session
+from harness.run.verdict import Verdict
+from harness.scenario.scenario import Scenario
+
+SUITE, CLAIM = "explore", "a random scenario moves every counter as the model says"
+ATTEMPTS = 2
+"""Times that a case is run whose testbed failed; what is measured is never repeated here for its verdict."""
+SHOWN_AGAIN = 3
+"""Times that a finding is run again before it is said not to show again."""
+
+
+class CaseReport(msgspec.Struct, frozen=True):
+    """One scenario that was run."""
+
+    scenario: Scenario
+    result: CaseResult
+    rules: tuple[str, ...]
+    signature: Signature | None
+    runs: int
+    """Times it was run: more than once where the testbed failed."""
+
+
+class ShrinkReport(msgspec.Struct, frozen=True):
+    """What became of a finding."""
+
+    signature: Signature
+    smallest: Scenario
+    result: CaseResult | None
+    """Of the smallest scenario; None where it never showed again."""
+    tries: int
+    ended: str = ""
+    """Why it may not be the smallest; '' when no smaller one shows it."""
+
+
+class Runner(Protocol):
+    """Runs scenarios."""
+
+    def run(self, scenario: Scenario) -> tuple[CaseResult, tuple[str, ...]]:
+        """The result of a scenario, with the rules that its predictions had for the steps that were walked."""
+
+    def drop(self, result: CaseResult) -> None:
+        """The evidence of a result is not needed."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+@dataclass
+class SessionRunner:
+    """Runs scenarios by a session; of a case that passes no evidence stays."""
+
+    options: RunOptions
+    out: Path
+    notice: Callable[[str], None]
+    session: Session = field(init=False)
+    folders: list[Path] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        place = OutDir(self.out)
+
+        def evidence(case: str) -> Path:
+            self.folders.append(folder := place.evidence(case))
+            return folder
+
+        self.session = Session(self.options, evidence=evidence, relative=place.relative, notice=self.notice)
+
+    def run(self, scenario: Scenario) -> tuple[CaseResult, tuple[str, ...]]:
+        """Run it; raises nothing for what happens to the testbed or the kernel."""
+        self.folders.clear()
+        plain = msgspec.structs.replace(scenario, seed=None)  # its seed is one of explore's, not of the suite model's
+        result = self.session.run(plain, CaseName(SUITE, scenario.name, CLAIM))
+        self.session.cases.clear()
+        rules = rules_met(self.out / result.evidence, len(result.steps)) if result.evidence else ()
+        for folder in self.folders:
+            if result.verdict is Verdict.PASS or folder != self.out / result.evidence:
+                shutil.rmtree(folder, ignore_errors=True)
+        return result, rules
+
+    def drop(self, result: CaseResult) -> None:
+        """Remove what a result left."""
+        if result.evidence:
+            shutil.rmtree(self.out / result.evidence, ignore_errors=True)
+
+    def close(self) -> None:
+        """Give the host back."""
+        self.session.close()
+
+
+@dataclass(frozen=True)
+class SessionRunners:
+    """Makes the runner of a worker, in the worker's process."""
+
+    options: RunOptions
+    out: Path
+
+    def __call__(self, notice: Callable[[str], None]) -> Runner:
+        return SessionRunner(self.options, self.out, notice)
+
+
+def run_case(runner: Runner, scenario: Scenario) -> CaseReport:
+    """Run a scenario; one whose testbed failed is run once more, and is no finding in any case."""
+    for attempt in range(1, ATTEMPTS + 1):
+        result, rules = runner.run(scenario)
+        if result.verdict is not Verdict.INFRA or attempt == ATTEMPTS:
+            break
+        runner.drop(result)
+    return CaseReport(scenario, result, rules, signature(result), attempt)
+
+
+@dataclass
+class _Trial:
+    """Asks the kernel about ever smaller scenarios."""
+
+    runner: Runner
+    wanted: Signature
+    until: float
+    clock: Callable[[], float]
+    name: str
+    tries: int = 0
+    last: CaseResult | None = None
+    """Of the smallest one that showed it."""
+
+    def __call__(self, scenario: Scenario) -> bool:
+        if self.clock() >= self.until:
+            raise OutOfBudget
+        self.tries += 1
+        report = run_case(self.runner, msgspec.structs.replace(scenario, name=self.name, seed=None))
+        if report.signature != self.wanted:
+            self.runner.drop(report.result)
+            return False
+        if self.last is not None:
+            self.runner.drop(self.last)
+        self.last = report.result
+        return True
+
+
+def shrink_case(
+    runner: Runner,
+    found: CaseReport,
+    *,
+    seconds: float,
+    clock: Callable[[], float] = time.monotonic,
+    keep: Callable[[Scenario], None] = lambda smaller: None,
+) -> ShrinkReport:
+    """The smallest scenario that shows what ``found`` shows, on the same kernel, within ``seconds``.
+
+    First the scenario itself without the steps behind the one that deviates: what does not show again within
+    ``SHOWN_AGAIN`` runs is left as it is, and the report says so.  Raises ``InfraError`` for a case that shows nothing.
+    """
+    if found.signature is None:
+        raise InfraError(f"{found.scenario.name} shows nothing that could be made smaller")
+    trial = _Trial(runner, found.signature, clock() + seconds, clock, f"{found.scenario.name}-smaller")
+    walked = max(1, len(found.result.steps)) if found.signature.kind == "deviates" else len(found.scenario.steps)
+    begin = msgspec.structs.replace(found.scenario, steps=found.scenario.steps[:walked])
+    try:
+        if not any(trial(begin) for _ in range(SHOWN_AGAIN)):
+            why = f"it did not show again in {SHOWN_AGAIN} runs"
+            return ShrinkReport(found.signature, found.scenario, None, trial.tries, why)
+    except OutOfBudget:
+        return ShrinkReport(found.signature, found.scenario, None, trial.tries, "there was no time to run it again")
+    keep(begin)
+    smallest = shrink(begin, trial, keep=keep)
+    ended = f"the {seconds:.0f} s for it were over" if clock() >= trial.until else ""
+    return ShrinkReport(found.signature, smallest, trial.last, trial.tries, ended)
