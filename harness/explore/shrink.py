@@ -133,7 +133,8 @@ def _closer_ranges(scenario: Scenario) -> Iterator[Scenario]:
     if first:
         yield _moved(scenario, lambda page: page - first)
     for low, high in zip([0, *borders], borders, strict=False):
-        for rest in dict.fromkeys((1 if low in borders else 0, (high - low) // 2)):
+        least = 1 if low in borders else 0  # what lies between two borders may be a range
+        for rest in dict.fromkeys((least, max(least, (high - low) // 2))):
             if rest < high - low:
                 yield _moved(scenario, partial(_left_out, high=high, pages=high - low - rest))
 
