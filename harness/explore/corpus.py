@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def default_corpus(design: str, shape: Shape) -> Path:
 
 @dataclass
 class Corpus:
-    """A folder of scenarios, each a file named after its contents; several explorations may use it at once."""
+    """A folder of scenarios, each named after its combination of rules; several explorations may use it at once."""
 
     folder: Path
     loaded: int = 0
@@ -48,12 +48,14 @@ class Corpus:
             self.loaded += 1
             yield msgspec.structs.replace(scenario, name=f"corpus-{path.stem}")
 
-    def add(self, scenario: Scenario) -> Path | None:
-        """Keep a scenario; None when it is known or the corpus is full.  Raises ``InfraError`` for a full disk."""
+    def add(self, scenario: Scenario, rules: Iterable[str]) -> Path | None:
+        """Keep the scenario that reached a combination of rules; None when one is known, or the corpus is full.
+
+        Raises ``InfraError`` for a full disk.
+        """
         if self.loaded + self.added >= MOST:
             return None
-        nameless = msgspec.structs.replace(scenario, name="corpus", seed=None)
-        path = self.folder / f"{hashlib.sha256(nameless.to_yaml().encode()).hexdigest()[:16]}.yaml"
+        path = self.folder / f"{hashlib.sha256(' '.join(sorted(rules)).encode()).hexdigest()[:16]}.yaml"
         if path.exists():
             return None
         try:

@@ -141,7 +141,7 @@ class Exploration:
         self.retried += report.runs - 1
         self._case_is_over()
         if result.verdict in _WALKED and self.coverage.add(report.rules) and result.verdict is Verdict.PASS:
-            self.corpus.add(report.scenario)
+            self.corpus.add(report.scenario, report.rules)
         if report.signature is not None:
             found = self.findings.add(report)
             if found is not None:

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Explorations without machines: runners that say what a kernel of paper does, for real worker processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import harness.cli.explore as command
+from harness.cli.main import main
+from harness.explore.case import Runner
+from harness.run.result import CaseResult, Finding, StepResult
+from harness.run.session import Session
+from harness.run.verdict import Verdict
+from harness.scenario.scenario import Scenario
+from harness.scenario.steps import PunchHole, Step
+
+REASON = "punch: 1 present page of g0.r0[0:1] leaves the page cache"
+
+
+def shows(step: Step) -> bool:
+    """What the kernel of paper does wrong: it punches small holes badly."""
+    return isinstance(step, PunchHole) and step.range.count < 100
+
+
+@dataclass
+class PaperRunner:
+    """Runs scenarios on paper; what it was asked is in ``folder/asked``, a line for each."""
+
+    paper: Paper
+    notice: Callable[[str], None]
+
+    def run(self, scenario: Scenario) -> tuple[CaseResult, tuple[str, ...]]:
+        paper = self.paper
+        if paper.log:
+            with (paper.folder / "asked").open("a") as log:
+                log.write(f"{os.getpid()} {scenario.name} {len(scenario.steps)}\n")
+        time.sleep(paper.seconds)
+        self._trouble(scenario)
+        verdict, steps = Verdict.PASS, []
+        for index, step in enumerate(scenario.steps):
+            bad = paper.bad and shows(step)
+            finding = Finding(
+                counter="gmem/g0", low=-1, high=-1, observed=0 if bad else -1, noise=0,
+                verdict=Verdict.DEVIATES if bad else Verdict.PASS, reasons=(REASON,),
+            )  # fmt: skip
+            steps.append(StepResult(index=index, text=step.text(), seconds=0.0, findings=(finding,), recorded={}))
+            if bad:
+                verdict = Verdict.DEVIATES
+                break
+        verdict = self._other(scenario, verdict)
+        result = CaseResult(
+            suite="explore", case=scenario.name, claim="", verdict=verdict, sentence=f"sentence of {scenario.name}",
+            seconds=paper.seconds, steps=tuple(steps), evidence="",
+        )  # fmt: skip
+        return result, ("punch", type(scenario.steps[0]).__name__)
+
+    def _trouble(self, scenario: Scenario) -> None:
+        """The process dies: once, or at that case whoever runs it."""
+        if scenario.name == self.paper.dies_at and self._first("died"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.paper.always_dies:
+            os._exit(3)
+
+    def _other(self, scenario: Scenario, verdict: Verdict) -> Verdict:
+        """Verdicts that blame the testbed."""
+        if scenario.name == self.paper.infra_at and self._first("failed"):
+            return Verdict.INFRA
+        return Verdict(self.paper.every_case) if self.paper.every_case else verdict
+
+    def _first(self, mark: str) -> bool:
+        """Whether no process did that before."""
+        try:
+            (self.paper.folder / mark).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def drop(self, result: CaseResult) -> None:
+        assert not result.evidence
+
+    def close(self) -> None:
+        (self.paper.folder / f"closed-{os.getpid()}").touch()
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Makes runners; it goes to worker processes."""
+
+    folder: Path
+    bad: bool = True
+    seconds: float = 0.0
+    dies_at: str = ""
+    infra_at: str = ""
+    every_case: str = ""
+    always_dies: bool = False
+    log: bool = True
+
+    def __call__(self, notice: Callable[[str], None]) -> Runner:
+        return PaperRunner(self, notice)
+
+
+class PaperSession(Session):
+    """A session whose testbed is ready at once."""
+
+    def ready(self, spec: Any) -> Any:
+        self.design = "order0"
+        machine, state = SimpleNamespace(cpus=2), SimpleNamespace(kernel_facts={})
+        return SimpleNamespace(spec=SimpleNamespace(machine=machine), state=state)
+
+
+def explore(paper: Paper, *words: str) -> int:
+    """``gmem explore WORDS`` on paper, in this process."""
+    command.Session = PaperSession  # type: ignore[misc]
+    command.SessionRunners = lambda options, out: paper  # type: ignore[misc, assignment]
+    return main(["explore", *words])
+
+
+if __name__ == "__main__":
+    sys.exit(explore(Paper(Path(sys.argv[1]), seconds=float(sys.argv[2]), bad=False), *sys.argv[3:]))
