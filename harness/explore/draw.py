@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Draws short scenarios for an exploration: the same seed and shape, the same scenario, on every machine.
 
-They are what :mod:`harness.scenario.generate` draws, cut to what a second can run: one to eight steps on ranges of at
-most a chunk or two, so that many of them fit into a minute.  Every draw is an own ``Random(seed)``; nothing is learned
-from earlier ones but through the corpus, so a seed says all that it takes to have a case again.
+They are what :mod:`harness.scenario.generate` draws, cut to what a second can run: up to eight steps on ranges of at
+most a chunk or two, most of which meet an earlier one.  Nothing is learned from earlier draws but through the corpus, so
+a seed says all that it takes to have a case again.
+
+Not Hypothesis: its seeds mean something else in its next version, and its shrinker, which knows nothing of steps and
+ranges, asks several times as often for the same result; here each question costs half a second on a kernel.
 """
 
 from __future__ import annotations
@@ -35,12 +38,18 @@ from harness.scenario.steps import (
 )
 
 STEPS = (1, 8)
+"""Two more than drawn, up to the last; so one to eight where a guest ends early."""
 NODE_PAGES = 64
 """Guest pages under one lowest node of the kernel's trees: their edges are where slabs come and go."""
 CALLS_MOST = 64
 """Hypercalls of one step at most: 0.25 ms each in the emulated host."""
-TWO_GUESTS, CLOSES, AGAIN = 0.25, 0.15, 0.8
-"""Parts of the scenarios that have a further guest and that end one; of the ranges that meet an earlier one."""
+TWO_GUESTS, CLOSES, GIVES_BACK = 0.2, 0.15, 0.6
+"""Parts of the scenarios that have a further guest, that end one early, and whose last step gives memory back: what is
+lost shows when it should come back."""
+FILLS = 0.5
+"""Part of the first conversions whose pages are written at once: a rule about present pages needs some."""
+AGAIN = 0.9
+"""Part of the ranges that meet an earlier one: steps that never meet test no rule twice."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ class _Draw:
     def _beside(self, pages: PageRange) -> tuple[int, int]:
         """The same range, a half or part of it, its neighbour, or one that overlaps it."""
         start, count = pages.start, pages.count
-        match self.random.choice(("same", "same", "same", "half", "part", "page", "neighbour", "shift", "wider")):
+        match self.random.choice(("same", "same", "half", "part", "page", "neighbour", "shift", "wider")):
             case "half" if count > 1:
                 half = count // 2
                 return self.random.choice(((start, half), (start + half, count - half)))
@@ -122,7 +131,7 @@ class _Draw:
                 by = self.random.choice((-1, 1)) * self.random.choice((1, NODE_PAGES, count // 2))
                 return max(0, min(self.pages - count, start + by)), count
             case "wider":
-                more = self.random.choice((1, NODE_PAGES))
+                more = self.random.choice((1, NODE_PAGES, min(count, CHUNK_PAGES)))
                 first, end = max(0, start - more), min(self.pages, start + count + more)
                 return first, end - first
         return start, count
@@ -206,8 +215,19 @@ def _choices(shape: Shape) -> tuple[list[Callable[[_Draw], Step]], list[int]]:
     return list(weighted), list(weighted.values())
 
 
+def _give_back(draw: _Draw) -> Step:
+    """The end of what a region was used for: all of it converted back or punched, or its guest closed."""
+    region = draw.random.choice([f"{guest}.r0" for guest in draw.guests])
+    used = draw.used.get(region) or [draw.range()]
+    if draw.random.random() < 0.2 or used[0].region != region:
+        return Close(region.partition(".")[0])
+    start, end = min(pages.start for pages in used), max(pages.end for pages in used)
+    pages = PageRange(region, start, end - start)
+    return Convert(pages, Side.SHARED) if draw.random.random() < 0.5 else PunchHole(pages)
+
+
 def draw_scenario(seed: int, shape: Shape) -> Scenario:
-    """The scenario ``random-SEED`` of a shape: 1 to 8 steps, the first of them mostly a conversion, valid everywhere.
+    """The scenario ``random-SEED`` of a shape: 3 to 8 steps, the first of them mostly a conversion, valid everywhere.
 
     A guest may be closed at any point; with another one beside it the scenario goes on.
     """
@@ -215,14 +235,19 @@ def draw_scenario(seed: int, shape: Shape) -> Scenario:
     count = 1 if shape.guests == 1 or random.random() >= TWO_GUESTS else random.randint(2, shape.guests)
     draw = _Draw(random, shape, [f"g{number}" for number in range(count)])
     makers, weights = _choices(shape)
-    wanted = random.randint(*STEPS)
+    wanted = min(random.randint(*STEPS) + 2, STEPS[1])
     closes = random.randrange(wanted + 1) if random.random() < CLOSES else -1
     steps: list[Step] = [_convert(draw)] if random.random() < 0.7 else []
+    if steps and wanted > 3 and random.random() < FILLS:
+        steps.append(Populate(steps[0].ranges()[0]))
+    last = wanted - 1 if random.random() < GIVES_BACK else -1
     while len(steps) < wanted and draw.guests:
         if len(steps) >= closes >= 0:
             ended, closes = random.choice(draw.guests), -1
             draw.guests.remove(ended)
             steps.append(Close(ended))
+        elif len(steps) == last:
+            steps.append(_give_back(draw))
         else:
             steps.append(random.choices(makers, weights)[0](draw))
     scenario = Scenario(f"random-{seed}", tuple(steps), guests=count, chunks=shape.chunks, seed=seed)

@@ -8,7 +8,7 @@ Half a second for each try, so what promises most comes first, and nothing is tr
 3. what makes a step particular: conversions in pieces, strides, placement;
 4. ranges, those of all steps at once: pages between two borders that steps name are left out, so that what was equal,
    adjoined or overlapped still does;
-5. ranges one by one: a single page, a half.
+5. ranges one by one: that of another step, a single page, a half.
 
 Rounds of all five until one changes nothing.  The order is fixed: the same scenario and the same answers give the same
 smallest one.  Pure but for the answers.
@@ -156,10 +156,16 @@ def _moved(scenario: Scenario, place: Callable[[int], int]) -> Scenario:
 
 
 def _smaller_ranges(scenario: Scenario) -> Iterator[Scenario]:
-    """One range shorter: its first page, a half."""
+    """One range that of another step, where that is smaller or lies before it; or its first page, a half of it."""
+    ranges = [pages for step in scenario.steps if (pages := _range(step)) is not None]
     for index, step in enumerate(scenario.steps):
         pages = _range(step)
-        if pages is None or pages.count == 1:
+        if pages is None:
+            continue
+        for other in dict.fromkeys(ranges):
+            if other.region == pages.region and (other.count, other.start) < (pages.count, pages.start):
+                yield _replaced(scenario, index, _at(step, other))
+        if pages.count == 1:
             continue
         half = pages.count // 2
         for start, count in dict.fromkeys(((0, 1), (0, half), (half, pages.count - half))):
