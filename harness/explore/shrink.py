@@ -8,7 +8,7 @@ Half a second for each try, so what promises most comes first, and nothing is tr
 3. what makes a step particular: conversions in pieces, strides, placement;
 4. ranges, those of all steps at once: pages between two borders that steps name are left out, so that what was equal,
    adjoined or overlapped still does;
-5. ranges one by one: that of another step, a single page, a half.
+5. ranges one by one: that of another step, a single page, a half, a part up to where another one begins or ends.
 
 Rounds of all five until one changes nothing.  The order is fixed: the same scenario and the same answers give the same
 smallest one.  Pure but for the answers.
@@ -156,7 +156,7 @@ def _moved(scenario: Scenario, place: Callable[[int], int]) -> Scenario:
 
 
 def _smaller_ranges(scenario: Scenario) -> Iterator[Scenario]:
-    """One range that of another step, where that is smaller or lies before it; or its first page, a half of it."""
+    """One range that of another step, where that is smaller or lies before it; or a part of it."""
     ranges = [pages for step in scenario.steps if (pages := _range(step)) is not None]
     for index, step in enumerate(scenario.steps):
         pages = _range(step)
@@ -167,9 +167,13 @@ def _smaller_ranges(scenario: Scenario) -> Iterator[Scenario]:
                 yield _replaced(scenario, index, _at(step, other))
         if pages.count == 1:
             continue
-        half = pages.count // 2
-        for start, count in dict.fromkeys(((0, 1), (0, half), (half, pages.count - half))):
-            yield _replaced(scenario, index, _at(step, PageRange(pages.region, pages.start + start, count)))
+        middle = pages.start + pages.count // 2
+        ends = {border for other in ranges for border in (other.start, other.end)}
+        cuts = [middle, *sorted(border for border in ends if pages.start < border < pages.end)]
+        parts = [(pages.start, pages.start + 1)]
+        parts += [part for cut in cuts for part in ((pages.start, cut), (cut, pages.end))]
+        for start, end in dict.fromkeys(parts):
+            yield _replaced(scenario, index, _at(step, PageRange(pages.region, start, end - start)))
 
 
 def _replaced(scenario: Scenario, index: int, step: Step) -> Scenario:
