@@ -55,7 +55,7 @@ class Exploration:
     note: Callable[[str], None] = lambda line: None
     counts: Counter[Verdict] = field(default_factory=Counter)
     lost: int = 0
-    """Cases whose worker died."""
+    """Cases whose worker died, or could not run them."""
     retried: int = 0
     """Cases that were run again because their testbed failed."""
     given: int = 0
@@ -130,6 +130,7 @@ class Exploration:
             self.findings.save(found)
         else:
             self.lost += 1
+            self.note(f"a case was lost: {report.why}")
             self._case_is_over()
             self._count_trouble(report.why)
 

@@ -56,7 +56,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     cases_per_minute: float
     case_seconds_mean: float
     counts: dict[str, int]
-    """Cases per verdict word, and ``lost`` (the worker died)."""
+    """Cases per verdict word, and ``lost`` (their worker died, or could not run them)."""
     retried: int
     found: tuple[FoundRecord, ...]
     rules: dict[str, int]
