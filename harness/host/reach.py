@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ CONNECT_SECONDS: Final = 20.0
 COMMAND_SECONDS: Final = 60.0
 FILE_BYTES: Final = 1 << 24
 """Most bytes that are read of a file."""
+PERSIST_SECONDS: Final = 60
+"""A connection ends by itself so long after the last command of a process that did not end it."""
+_FOLDER: Final = "gmem-ssh-"
 _SSH_FAILED = 255
 IN_CACHE: Final = "cache:"
 """Prefix of a path below the cache."""
@@ -214,6 +218,15 @@ class SshTarget:
         return words
 
 
+def _sweep() -> None:
+    """Remove what processes that were killed left: their connections have ended by themselves meanwhile."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        with contextlib.suppress(OSError, ValueError):
+            mine = folder.stat().st_uid == os.getuid() and time.time() - folder.stat().st_mtime > 2 * PERSIST_SECONDS
+            if mine and not Path(f"/proc/{int((folder / 'pid').read_text())}").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 class SshReach:
     """Another machine; one connection carries all commands (OpenSSH's ControlMaster)."""
 
@@ -222,11 +235,13 @@ class SshReach:
         self.target = target
         if shutil.which("ssh") is None:
             raise ReachError("ssh is not installed: apt-get install openssh-client")
-        self._folder = Path(tempfile.mkdtemp(prefix="gmem-ssh-"))  # 0700, and short enough for a socket's name
+        _sweep()
+        self._folder = Path(tempfile.mkdtemp(prefix=_FOLDER))  # 0700, and short enough for a socket's name
+        (self._folder / "pid").write_text(str(os.getpid()))
         self._ssh = ["ssh", *target.options(), "-o", f"ControlPath={self._folder}/control"]
         self._open = True
         # ControlPersist: the connection ends by itself some time after this process, however that ends.
-        master = [*self._ssh, "-o", "ControlMaster=yes", "-o", "ControlPersist=60", target.host, "true"]
+        master = [*self._ssh, "-o", "ControlMaster=yes", "-o", f"ControlPersist={PERSIST_SECONDS}", target.host, "true"]
         try:
             with (self._folder / "said").open("wb") as said:  # the connection stays behind, and would hold a pipe open
                 code = subprocess.run(
