@@ -62,7 +62,6 @@ class TestRecords:
         assert why_not(claim_named("C8"), "thp-2m-truncate-noop") == ""
         assert why_not(claim_named("C9"), "thp-discard:4") == why_not(claim_named("C1"), "thp-discard") == ""
         assert "what another order changes is C9" in why_not(claim_named("C1"), "thp-discard:4")
-        assert why_not(claim_named("C1"), "thp-discard:4") == ""
         assert "C8" in why_not(claim_named("c1"), "thp-2m-truncate-noop")
 
     def test_unknown_claim(self) -> None:
