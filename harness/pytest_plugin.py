@@ -27,6 +27,7 @@ from typing import Any, Protocol
 import pytest
 
 from harness.errors import GmemError, InfraError, UsageError
+from harness.interruption import INTERRUPTION
 from harness.report.claims import claim_named
 from harness.report.series import Numbers, series
 from harness.report.store import OutDir
@@ -155,7 +156,8 @@ class GmemRun:
                 self.ended_by = kind, next(result.sentence for result in self.early if result.verdict is kind)
             return self.ended_by[0].exit_code if self.ended_by else None
         done = f"after {len(self.session.cases)} cases"
-        if exitstatus == pytest.ExitCode.INTERRUPTED and self.ended_by is None:
+        interrupted = exitstatus == pytest.ExitCode.INTERRUPTED or INTERRUPTION.asked
+        if interrupted and self.ended_by is None:
             self.ended_by = (Verdict.INTERRUPTED, f"interrupted {done}")
         elif exitstatus == pytest.ExitCode.INTERNAL_ERROR and self.ended_by is None:
             self.ended_by = (Verdict.INFRA, f"pytest failed {done}; its traceback is on standard error")
@@ -222,6 +224,7 @@ class Case:
         if self.called:
             raise UsageError(f"{self.name.suite}/{self.name.case}: a case is one scenario; give it all steps at once")
         self.called = True
+        INTERRUPTION.check()
         session = self.gmem.begin()
         if self.gmem.listener:
             self.gmem.listener.begin(f"{self.name.suite}/{self.name.case}")

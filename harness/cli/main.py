@@ -35,6 +35,7 @@ import click
 from harness import __version__
 from harness.cache import cache_root
 from harness.errors import GmemError, InfraError
+from harness.interruption import INTERRUPTION
 from harness.report.text import one_line
 from harness.run.verdict import Verdict
 
@@ -191,8 +192,16 @@ def _forget_stdout() -> None:
         os.close(null)
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    INTERRUPTION.asked = True
+    raise KeyboardInterrupt
+
+
 def _catch_signals() -> None:
+    INTERRUPTION.asked = False
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background has it ignored
+        signal.signal(signal.SIGINT, _interrupt)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored, and that is meant
         signal.signal(signal.SIGHUP, _terminate)
 

@@ -237,6 +237,18 @@ class TestInterruption:
         assert (runs.info()["verdict"], runs.info()["exit_code"]) == ("interrupted", 2)
         assert (runs.folder / "out" / "report.html").exists()
 
+    def test_where_python_loses_the_exception(self, runs: Runs) -> None:
+        """A destructor that a Ctrl-C ends says so and no more: the next case is not begun all the same."""
+        suite = runs.suite(
+            "import os, signal\n"
+            "class Lost:\n    def __del__(self):\n        os.kill(os.getpid(), signal.SIGINT)\n"
+            "def test_pass(gmem):\n    gmem.run(Empty())\n    Lost()\n"
+            "def test_pass__later(gmem):\n    gmem.run(Empty())\n"
+        )
+        ended = runs.run(suite, "--out", "out")
+        assert ended.code == 2, ended.stdout + ended.stderr
+        assert [result["case"] for result in runs.results()] == ["pass"]
+
     def test_before_the_first_case(self, runs: Runs) -> None:
         suite = runs.suite("from pathlib import Path\nimport time\nPath('collecting').touch()\ntime.sleep(60)\n")
         with runs.start(suite) as process:
