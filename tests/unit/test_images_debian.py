@@ -14,14 +14,14 @@ from harness.kernel.commands import Finished
 
 
 def line(guest: DebianGuest) -> list[str]:
-    return install_command(guest, Path("/b/work"), Path("/b/debian.sources"), Path("/b/apt.conf"), Path("/b/root"))
+    return install_command(guest, Path("/b/scratch"), Path("/b/debian.sources"), Path("/b/apt.conf"), Path("/b/root"))
 
 
 def test_the_command_line() -> None:
     words = line(DebianGuest(packages=("strace",)))
     assert words[0] == "mmdebstrap"
     assert words[-3:] == ["trixie", "/b/root", "/b/debian.sources"]
-    assert "--customize-hook=/b/work/customize" in words
+    assert "--customize-hook=/b/scratch/customize" in words
     assert "--aptopt=/b/apt.conf" in words
     (included,) = (word.removeprefix("--include=").split(",") for word in words if word.startswith("--include="))
     assert {"linux-image-cloud-amd64", "systemd-sysv", "udev", "openssh-server", "strace"} <= set(included)
