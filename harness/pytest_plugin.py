@@ -163,8 +163,8 @@ class GmemRun:
             self.ended_by = (Verdict.INFRA, f"pytest failed {done}; its traceback is on standard error")
         try:
             self.session.close()
-        except GmemError as error:
-            self.ended_by = self.ended_by or (verdict_of_error(error), str(error))
+        except GmemError as error:  # beside what the cases say, not in its place
+            self.add_outside(self.session.not_given_back(error))
         info = self.session.info(tuple(sys.argv), ended_by=self.ended_by)
         try:
             self.out.finish(info)

@@ -225,6 +225,11 @@ class Session:
         if self._remote is not None:
             self._remote.close()
 
+    def not_given_back(self, error: GmemError) -> CaseResult:
+        """A result of its own: a deviation that was found stands, whatever becomes of the host afterwards."""
+        name = CaseName("host", "given back", "What a run borrows of a host it gives back.")
+        return self.named(_not_run(name, verdict_of_error(error), str(error), 0.0), name)
+
     def _make_lab(self) -> Lab:
         clock = Clock()
         options = self.options

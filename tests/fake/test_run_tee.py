@@ -282,6 +282,24 @@ class TestItDeviates:
         assert (told.code, told.verdicts) == (1, ["deviates"])
         assert told.sentence.startswith("gmem/g0: predicted -600, observed -599 after step 3")
 
+    def test_memory_that_is_still_there_after_the_guests(self, go: Go) -> None:
+        """Every counter was right in every step; what shows it is the count after the end."""
+        told = go("snp", fault="memory-stays")
+        assert told.code == 1
+        assert "5 pages of guest_memfd are still there although all guests ended" in told.sentence
+
+    def test_a_host_that_cannot_be_counted_afterwards_is_no_pass(self, go: Go) -> None:
+        told = go("snp", fault="census-fails")
+        assert told.code == 3
+        assert "did not say what was left of the guests' memory" in told.sentence
+
+
+class TestAHostThatIsNotGivenBack:
+    def test_a_run_that_passes_is_infra(self, go: Go) -> None:
+        told = go("snp", fault="not-given-back")
+        assert (told.code, told.verdicts) == (3, ["pass", "infra"])
+        assert "swappiness is 33 and was 60" in (told.folder / "results.jsonl").read_text()
+
 
 @pytest.mark.parametrize("kind", ["snp", "tdx"])
 def test_the_bundled_smoke_suite(go: Go, kind: str) -> None:

@@ -189,8 +189,9 @@ class RemoteTestbed:
         """After the end: raises ``LeakError`` with what the host did not get back, or says that is amiss."""
         self._lent.beat()
         found = leaks(self._before, _not_settled(snapshot(self._reach)), read_log(self._reach, self._log))
-        if len(self._gmem) > 1 and self._gmem[1] > self._gmem[0]:
-            lost = self._gmem[1] - self._gmem[0]
+        if len(self._gmem) != 2:
+            raise InfraError(f"host {self.link.name} did not say what was left of the guests' memory after they ended")
+        if (lost := self._gmem[1] - self._gmem[0]) > 0:
             found.append(f"{lost} pages of guest_memfd are still there although all guests ended")
         if found:
             raise LeakError(f"after the case, on host {self.link.name}: {'; '.join(found)}")

@@ -21,9 +21,8 @@ from harness.errors import GmemError, InfraError
 from harness.host.frames import FrameChannel, Reply, encode_frame, parse_fields
 from harness.host.remote.link import RelayLink
 
-QUIET_MS: Final = 60
-"""Silence before a window: an acknowledgement is delayed by at most 40 ms (include/net/tcp.h: TCP_DELACK_MAX is 200 ms,
-TCP_DELACK_MIN 40 ms), and comes with the next request on a busy link."""
+QUIET_MS: Final = 220
+"""Silence before a window: no acknowledgement is held back for more than 200 ms (include/net/tcp.h:TCP_DELACK_MAX)."""
 _GRACE: Final = 10.0
 _ENTRY: Final = struct.Struct("<IIIII")  # harness/native/relay/window.c: struct entry
 _ALWAYS: Final = ("settle", "sample")

@@ -23,6 +23,7 @@ from typing import Any
 from harness.guest.tee.kinds import TEE_KINDS
 from harness.host.emulated import launching
 from harness.host.knobs.leaks import HostSnapshot
+from harness.host.knobs.setting import KnobError
 from harness.host.reach import COMMAND_SECONDS, Done, LocalReach
 from harness.host.remote import files
 from harness.host.remote import tee as starting
@@ -143,6 +144,8 @@ def not_lent(reach: FakeHost, *words: object, **named: object) -> Iterator[Any]:
     """In place of ``lending.lent``, which has tests of its own: nothing of a made-up host is set."""
     nothing = {"set": lambda path, value: None, "beat": lambda: None, "made": lambda path: None}
     yield SimpleNamespace(reach=reach, first=defaultdict(lambda: "never"), **nothing)
+    if os.environ.get("GMEM_TEST_FAULT") == "not-given-back":
+        raise KnobError("/proc/sys/vm/swappiness is 33 and was 60")
 
 
 def _script(role: str) -> bytes:

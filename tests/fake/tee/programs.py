@@ -55,7 +55,8 @@ def serve(fd: int, out: int, answer: Callable[[str, dict[str, str], bytes], Answ
     """Answer each request of a channel."""
     for number, line, blob in frames(fd):
         verb, _, words = line.partition(" ")
-        said, more = answer(verb, parse_fields(words) if verb != "gmem" else {"line": words}, blob)
+        fields = {"line": words} if verb == "gmem" else {} if words == "all" else parse_fields(words)
+        said, more = answer(verb, fields, blob)
         os.write(out, encode_frame(number, said.encode() + (b"\n" + more if more else b"")))
 
 
@@ -72,6 +73,7 @@ class Probe:
     def __init__(self) -> None:
         self.watched: dict[int, int] = {}
         self.slots: dict[str, bytes] = {}
+        self.censuses = 0
 
     def __call__(self, verb: str, fields: dict[str, str], blob: bytes) -> Answer:
         match verb:
@@ -87,6 +89,12 @@ class Probe:
                 return "ok closed=1", b""
             case "unwatch":
                 return f"ok closed={int(self.watched.pop(int(fields['pid']), 0) > 0)}", b""
+            case "census":
+                self.censuses += 1
+                if FAULT == "census-fails" and self.censuses > 1:
+                    return "err code=EIO text=the fake cannot count", b""
+                left = 5 if FAULT == "memory-stays" and self.censuses > 1 else 0
+                return f"ok gmem={left} heads=0 tails=0 orders=none scanned=0", b""
             case "sample":
                 sections = {"time": "start=1 end=2 steady=1\n"}
                 for pid, size in self.watched.items():
@@ -97,7 +105,7 @@ class Probe:
                 return f"ok slot={fields['slot']}", self.slots[fields["slot"]]
         known = {
             "settle": "ok rounds=1 pcp=0 calm=1", "pcpcap": "ok was=0", "place": "ok threads=2",
-            "cachestat": "ok cache=0", "census": "ok gmem=0 heads=0 tails=0 orders=none scanned=0",
+            "cachestat": "ok cache=0",
             "write": f"ok was=x now={fields.get('value')}",
         }  # fmt: skip
         return known.get(verb, "err code=verb text=the fake has no such request"), b""
