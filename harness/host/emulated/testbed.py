@@ -19,10 +19,8 @@ from typing import TypeVar
 import msgspec
 
 from harness.cache import ContentCache, content_key
-from harness.counters.sample import Sample
-from harness.errors import CrashError, InfraError
+from harness.errors import InfraError
 from harness.guest.agent import GuestAgent
-from harness.guest.console import find_crash, read_console
 from harness.guest.ssh import SshSession
 from harness.host.emulated.control import Control
 from harness.host.emulated.machine import Machine, qemu_program
@@ -30,9 +28,10 @@ from harness.host.emulated.ports import SocketBridge, open_fifos
 from harness.host.emulated.prepare import BOOT_SECONDS, Clock, prepare
 from harness.host.emulated.reach import HOST, ssh_to
 from harness.host.emulated.rundir import RunDir
-from harness.host.emulated.state import Channels, GuestState, MachineRecord, TestbedSpec, TestbedState
+from harness.host.emulated.state import Channels, MachineRecord, TestbedSpec, TestbedState
 from harness.host.frames import ChannelTimeout, FrameChannel
 from harness.host.probe import ProbeClient
+from harness.host.probed import ProbedTestbed
 
 T = TypeVar("T")
 
@@ -49,7 +48,7 @@ _ANSWER_SECONDS = 10.0
 _POLL = 0.01
 
 
-class Testbed:
+class Testbed(ProbedTestbed):
     """One running emulated host with its guests; use it as a context manager."""
 
     __test__ = False  # pytest: the name begins with Test, but there is nothing to collect
@@ -62,7 +61,6 @@ class Testbed:
             raise InfraError(f"{evidence} already holds the console of another testbed; choose an empty folder")
         self._exit = contextlib.ExitStack()
         self._made_of = MachineRecord(kernel=str(kernel), initrd=str(initrd), spec=spec)
-        self._state: TestbedState | None = None
         self._ssh_port: int | None = None
         self._networked: set[str] = set()
         try:
@@ -109,28 +107,6 @@ class Testbed:
         """The private directory of its sockets; gone, with its processes, when the testbed is."""
         return self._run
 
-    @property
-    def state(self) -> TestbedState:
-        """Pids, addresses and keys; only once the testbed is ready."""
-        if self._state is None:
-            raise InfraError("the testbed is not ready yet")
-        return self._state
-
-    def guest(self, name: str) -> GuestState:
-        """What is known of a guest by name; raises ``InfraError`` for an unknown one."""
-        for guest in self.state.guests:
-            if guest.name == name:
-                return guest
-        raise InfraError(f"the testbed has no guest {name}")
-
-    def console(self, who: str) -> Path:
-        """Console file of ``host`` or of a guest."""
-        return self.evidence / f"{who}-console.txt"
-
-    def trace_log(self, guest: str) -> Path:
-        """The trace log of a guest's QEMU."""
-        return self.evidence / f"{guest}-qemu.log"
-
     # -- life
 
     def boot(self, clock: Clock) -> None:
@@ -145,14 +121,6 @@ class Testbed:
             raise
         self.check_consoles()
         clock.begin("")
-
-    def check_consoles(self) -> None:
-        """Raises ``CrashError`` when the console of host or guest shows an oops, WARN, BUG, lockup or panic."""
-        for who in ("host", *(guest.name for guest in self.spec.guests)):
-            crash = find_crash(read_console(self.console(who)))
-            if crash:
-                whose = "the kernel under test" if who == "host" else f"guest {who}"
-                raise CrashError(f"{whose} printed: {crash.title} (line {crash.line} of {who}-console.txt)")
 
     def save(self, folder: Path) -> None:
         """Write the whole state into ``folder``, with what is needed to restore it; the machine stays stopped."""
@@ -198,22 +166,6 @@ class Testbed:
     def cap_lists(self, fraction: int) -> None:
         """It is restored for each case: nothing has to be set back."""
         self.channels.probe.pcpcap(fraction)
-
-    def settle(self, *, rcu: bool = True) -> None:
-        """Bring the kernel's counters to rest."""
-        self.channels.probe.settle(rcu=rcu)
-
-    def sample(self, slot: int) -> None:
-        """Read all counters into a slot on the host."""
-        self.channels.probe.sample(slot)
-
-    def fetch(self, slot: int) -> Sample:
-        """The counters of a slot."""
-        return self.channels.probe.fetch(slot, {guest.pid: guest.name for guest in self.state.guests})
-
-    def fallocate(self, guest: str, mode: str, offset: int, length: int, *, timeout: float) -> None:
-        """By the probe, on its own descriptor of the guest_memfd."""
-        self.channels.probe.fallocate(self.guest(guest).pid, mode, offset, length, timeout=timeout)
 
     def end_guest(self, name: str, *, timeout: float) -> None:
         """Quit the guest's QEMU and wait until its process is gone."""

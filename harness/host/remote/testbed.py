@@ -16,10 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from harness.counters.sample import Sample
-from harness.errors import CrashError, InfraError, LeakError, NothingRanError
+from harness.errors import InfraError, LeakError, NothingRanError
 from harness.guest.agent import GuestAgent
-from harness.guest.console import find_crash, read_console
 from harness.guest.launch import Places
 from harness.host.config.host import HostConfig
 from harness.host.config.knobs import before_each as actions
@@ -27,7 +25,7 @@ from harness.host.config.knobs import wanted as knobs
 from harness.host.emulated.control import Control
 from harness.host.emulated.launching import STAND_INS, Starter
 from harness.host.emulated.prepare import PCP_FRACTION, Clock, prepare
-from harness.host.emulated.state import Channels, GuestState, TestbedSpec, TestbedState
+from harness.host.emulated.state import Channels, TestbedSpec
 from harness.host.emulated.testbed import DESCRIPTION
 from harness.host.frames import RemoteError
 from harness.host.knobs.before import before_each
@@ -36,6 +34,7 @@ from harness.host.knobs.leaks import HostSnapshot, leaks, snapshot
 from harness.host.knobs.lending import Lent, lent
 from harness.host.knobs.values import selected
 from harness.host.probe import ProbeClient
+from harness.host.probed import GuestCrash, ProbedTestbed
 from harness.host.reach import Reach, check
 from harness.host.remote.files import ROOT, Payload, install
 from harness.host.remote.klog import Append, KernelLog
@@ -44,12 +43,7 @@ from harness.host.remote.window import Window, WindowChannel
 
 T = TypeVar("T")
 _END_SECONDS = 10.0
-_POLL = 0.02
 _LISTS = "/proc/sys/vm/percpu_pagelist_high_fraction"
-
-
-class GuestCrash(CrashError):
-    """It was a guest's kernel that crashed."""
 
 
 class _Reached:
@@ -68,7 +62,7 @@ class _Reached:
         return f"host {self._link.name} is not reached any more"
 
 
-class RemoteTestbed:
+class RemoteTestbed(ProbedTestbed):
     """Guests on a host that is not ours; use it as a context manager."""
 
     judges = ("[!f]*", "f[!r]*", "fr[!a]*", "frames/gone", "frames/kept")
@@ -100,9 +94,7 @@ class RemoteTestbed:
             self._set_memory()
             self._count_gmem()
             self._exit.callback(self._end_guests)
-            self.state: TestbedState = prepare(
-                self.spec, self.channels, evidence, clock, own_host=False, starter=starter
-            )
+            self._state = prepare(self.spec, self.channels, evidence, clock, own_host=False, starter=starter)
             self.check_consoles()
         except BaseException as error:
             self._exit.close()
@@ -203,31 +195,6 @@ class RemoteTestbed:
         """Whether it is still reached."""
         return _Reached(self.link)
 
-    def guest(self, name: str) -> GuestState:
-        """What is known of a guest by name; raises ``InfraError`` for an unknown one."""
-        for guest in self.state.guests:
-            if guest.name == name:
-                return guest
-        raise InfraError(f"the testbed has no guest {name}")
-
-    def console(self, who: str) -> Path:
-        """Console file of a guest, or the host's kernel log since the testbed was begun."""
-        return self.evidence / f"{who}-console.txt"
-
-    def trace_log(self, guest: str) -> Path:
-        """The trace log of a guest's QEMU."""
-        return self.evidence / f"{guest}-qemu.log"
-
-    def check_consoles(self) -> None:
-        """Raises ``CrashError`` when the kernel of host or guest printed an oops, WARN, BUG, lockup or panic."""
-        for who in ("host", *(guest.name for guest in self.spec.guests)):
-            crash = find_crash(read_console(self.console(who)))
-            if crash:
-                where = f"printed: {crash.title} (line {crash.line} of {who}-console.txt)"
-                if who == "host":
-                    raise CrashError(f"the kernel under test {where}")
-                raise GuestCrash(f"guest {who} {where}")
-
     # -- what a scenario does to it
 
     def undisturbed(self, work: Callable[[], T], *, rehearsal: Callable[[], T]) -> T:
@@ -237,22 +204,6 @@ class RemoteTestbed:
     def cap_lists(self, fraction: int) -> None:
         """Set back when the testbed ends."""
         self._lent.set(_LISTS, str(fraction))
-
-    def settle(self, *, rcu: bool = True) -> None:
-        """Bring the kernel's counters to rest."""
-        self.channels.probe.settle(rcu=rcu)
-
-    def sample(self, slot: int) -> None:
-        """Read all counters into a slot on the host."""
-        self.channels.probe.sample(slot)
-
-    def fetch(self, slot: int) -> Sample:
-        """The counters of a slot."""
-        return self.channels.probe.fetch(slot, {guest.pid: guest.name for guest in self.state.guests})
-
-    def fallocate(self, guest: str, mode: str, offset: int, length: int, *, timeout: float) -> None:
-        """By the probe, on its own descriptor of the guest_memfd."""
-        self.channels.probe.fallocate(self.guest(guest).pid, mode, offset, length, timeout=timeout)
 
     def end_guest(self, name: str, *, timeout: float) -> None:
         """Kill the guest's QEMU and collect it, in one request: what the kernel does with its memory is the same."""
