@@ -31,10 +31,11 @@ from harness.interruption import INTERRUPTION
 from harness.report.claims import claim_named
 from harness.report.series import Numbers, series
 from harness.report.store import OutDir
+from harness.run.options import RunOptions, check_options
 from harness.run.outcome import verdict_of_error
 from harness.run.result import CaseResult
 from harness.run.runner import CaseName
-from harness.run.session import RunOptions, Session, check_options
+from harness.run.session import Session
 from harness.run.tell import Tell
 from harness.run.verdict import Verdict, worst
 from harness.run.walk import STEP_SECONDS

@@ -27,9 +27,10 @@ from harness.report.store import OutDir
 from harness.report.summary import kernel_text
 from harness.report.text import storable
 from harness.run.held import HOOK_FACT
+from harness.run.options import RunOptions, check_options
 from harness.run.outcome import verdict_of_error
 from harness.run.result import RunInfo, Sharpness
-from harness.run.session import Ready, RunOptions, Session, check_options
+from harness.run.session import Ready, Session
 from harness.run.verdict import Verdict
 
 DEFAULT_TIME = "5m"

@@ -16,11 +16,12 @@ from harness.cli.show import Progress, final, progress
 from harness.errors import GmemError, UsageError
 from harness.kernel.catalog import Catalog
 from harness.report.store import OutDir
+from harness.run.options import RunOptions, check_options
 from harness.run.outcome import verdict_of_error
 from harness.run.result import RunInfo
 from harness.run.selftest_list import SelftestList, load_selftests
 from harness.run.selftest_run import DEADLINE, GUEST_KIND, SelftestRun
-from harness.run.session import RunOptions, Session, check_options
+from harness.run.session import Session
 from harness.run.verdict import Verdict
 
 

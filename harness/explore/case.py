@@ -20,9 +20,10 @@ from harness.explore.coverage import rules_met
 from harness.explore.shrink import OutOfBudget, shrink
 from harness.explore.signature import Signature, signature
 from harness.report.store import OutDir
+from harness.run.options import RunOptions
 from harness.run.result import CaseResult
 from harness.run.runner import CaseName
-from harness.run.session import RunOptions, Session
+from harness.run.session import Session
 from harness.run.verdict import Verdict
 from harness.scenario.scenario import Scenario
 

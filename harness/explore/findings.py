@@ -13,7 +13,7 @@ from harness.errors import InfraError
 from harness.explore.case import CaseReport, ShrinkReport
 from harness.explore.signature import Signature
 from harness.report.text import one_line
-from harness.run.session import RunOptions
+from harness.run.options import RunOptions
 from harness.scenario.scenario import Scenario
 
 FOUND = "found"

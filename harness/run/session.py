@@ -45,6 +45,7 @@ from harness.run.bare import check_bare
 from harness.run.facts import choose_design, host_facts
 from harness.run.handover import reach_with_kernel
 from harness.run.lab import CONFIDENTIAL_GUEST, make_lab, remote_testbeds
+from harness.run.options import EMULATED, LOCAL, RunOptions, check_options
 from harness.run.outcome import pages_in_flight, rejected_window, verdict_of_error
 from harness.run.result import CaseResult, RunInfo
 from harness.run.runner import CaseName, run_scenario
@@ -52,61 +53,14 @@ from harness.run.sharpness import sharpness
 from harness.run.tee import check_tee
 from harness.run.tell import check_tells, with_tells
 from harness.run.verdict import Verdict, worst
-from harness.run.walk import STEP_SECONDS, check_supported
+from harness.run.walk import check_supported
 from harness.scenario.scenario import Scenario
 
-EMULATED, LOCAL, SSH = "emulated", "local", "ssh"
 _ANY = ""
 """In place of a shape: all of them."""
 MEASURE_AT_MOST = 3
 """Times that a case is measured when foreign activity disturbs it.  Seen once in 28 cases on a busy machine, so three
 disturbed windows in a row mean a host that is not at rest: then the case is inconclusive."""
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What a run was asked for."""
-
-    kernel: str | None = None
-    """A name of kernels.yaml, a source tree or a bzImage; None is the default kernel."""
-    patches: tuple[Path, ...] = ()
-    """Patches on top of a named kernel."""
-    host: str = "emulated"
-    design: str = "auto"
-    guest: str = "snp-stand-in"
-    """Name of a launch record."""
-    command_line: str = ""
-    """Added to the command line of the kernel under test."""
-    seed: int = 0
-    deadline: float = STEP_SECONDS
-    """Seconds that one request of a step may take."""
-    keep: bool = False
-    """Save the testbed of a case that does not pass into its evidence."""
-    require: bool = False
-    """A case that is skipped because the host lacks something fails (``infra``)."""
-
-
-def check_options(options: RunOptions) -> None:
-    """Raises ``UsageError`` for an unknown host, design or launch: now, not after a kernel was built."""
-    if options.host != EMULATED:
-        host = load_host(options.host)
-        asked = options.kernel or options.patches or options.command_line
-        if asked and host.transport != EMULATED and not (host.transport == SSH and host.handover.how):
-            raise UsageError(
-                f"host {host.name} runs the kernel that it runs: --kernel, --patch and --cmdline are not for it"
-                + (", unless its file has handover: {how: kexec}" if host.transport == SSH else "")
-            )
-    if options.design != "auto":
-        design_named(options.design)
-    launch = guest_named(options.guest)
-    emulated = options.host == EMULATED or host.transport == EMULATED
-    if launch.tee and emulated:
-        raise UsageError(
-            f"a {launch.kind_text} is one of a host with a KVM of its own (--host FILE with transport ssh or local);"
-            " the emulated host has stand-ins"
-        )
-    if launch.bare and (emulated or host.transport != LOCAL):
-        raise UsageError("a bare guest_memfd is one of the machine that the harness runs on: --guest bare --host local")
 
 
 class BackingError(UsageError):

@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 
 from harness.report.store import OutDir
-from harness.run.session import Ready, RunOptions, Session
+from harness.run.options import RunOptions
+from harness.run.session import Ready, Session
 
 RUN_SECONDS = 900
 """Deadline for one ``gmem run``; the longest one builds a kernel."""

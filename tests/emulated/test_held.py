@@ -10,7 +10,8 @@ import pytest
 from harness.host.emulated.prepare import Clock
 from harness.host.probe import PAGE, ProbeClient, ProbeError
 from harness.report.store import OutDir
-from harness.run.session import RunOptions, Session
+from harness.run.options import RunOptions
+from harness.run.session import Session
 from tests.emulated.conftest import Gmem
 
 HERE = Path(__file__).parent

@@ -21,7 +21,7 @@ from harness.host.knobs.lock import Holder, HostLock
 from harness.host.knobs.place import DEFAULT_PLACE
 from harness.host.reach import COMMAND_SECONDS, Done, Reach, ReachError
 from harness.kernel.record import Kernel
-from harness.run.session import RunOptions, check_options
+from harness.run.options import RunOptions, check_options
 from tests.unit.test_kernel_buildid import NOTE, bzimage, vmlinux
 from tests.unit.test_kernel_image import TEXT
 

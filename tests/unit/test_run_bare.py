@@ -14,8 +14,9 @@ from harness.host.local.cgroups import place
 from harness.model.prediction import Prediction, Reason, StepPrediction
 from harness.run.bare import check_bare
 from harness.run.judged import NOT_OURS, judged_only
+from harness.run.options import RunOptions, check_options
 from harness.run.runner import CaseName
-from harness.run.session import RunOptions, Session, check_options
+from harness.run.session import Session
 from harness.run.verdict import Verdict
 from harness.scenario.region import G0
 from harness.scenario.scenario import Scenario

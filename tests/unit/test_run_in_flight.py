@@ -11,10 +11,11 @@ import pytest
 
 from harness.host.emulated.state import TestbedSpec, TestbedState
 from harness.host.emulated.testbed import Lab
+from harness.run.options import RunOptions
 from harness.run.outcome import IN_FLIGHT, pages_in_flight
 from harness.run.result import CaseResult, Finding, StepResult
 from harness.run.runner import CaseName
-from harness.run.session import Ready, RunOptions, Session
+from harness.run.session import Ready, Session
 from harness.run.verdict import Verdict
 from harness.scenario.scenario import Scenario
 

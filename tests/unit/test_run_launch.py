@@ -7,7 +7,8 @@ from pathlib import Path
 
 from harness.host.emulated import state as testbed  # by its module: its classes begin with Test
 from harness.host.emulated.testbed import DESCRIPTION
-from harness.run.session import RunOptions, Session
+from harness.run.options import RunOptions
+from harness.run.session import Session
 
 FACTS = {"ncpu": "2", "slab.radix_tree_node": "28,4"}
 IN_PLACE = {**FACTS, "kvm.gmem_in_place_conversion": "Y"}

@@ -20,9 +20,10 @@ from harness.run import facts as run_facts
 from harness.run import session as session_module
 from harness.run import walk
 from harness.run.facts import choose_design, host_facts
+from harness.run.options import RunOptions
 from harness.run.result import CaseResult
 from harness.run.runner import CaseName
-from harness.run.session import MEASURE_AT_MOST, RunOptions, Session
+from harness.run.session import MEASURE_AT_MOST, Session
 from harness.run.verdict import Verdict, worst
 from harness.scenario.scenario import Scenario
 from harness.scenario.steps import Compact, Empty

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a run is asked for, and what of it cannot be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import UsageError
+from harness.guest.launch import guest_named
+from harness.host.config.load import load_host
+from harness.model.designs import design_named
+from harness.run.walk import STEP_SECONDS
+
+EMULATED, LOCAL, SSH = "emulated", "local", "ssh"
+"""Transports of a host's file; the first is the host that needs none."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run was asked for."""
+
+    kernel: str | None = None
+    """A name of kernels.yaml, a source tree or a bzImage; None is the default kernel."""
+    patches: tuple[Path, ...] = ()
+    """Patches on top of a named kernel."""
+    host: str = "emulated"
+    design: str = "auto"
+    guest: str = "snp-stand-in"
+    """Name of a launch record."""
+    command_line: str = ""
+    """Added to the command line of the kernel under test."""
+    seed: int = 0
+    deadline: float = STEP_SECONDS
+    """Seconds that one request of a step may take."""
+    keep: bool = False
+    """Save the testbed of a case that does not pass into its evidence."""
+    require: bool = False
+    """A case that is skipped because the host lacks something fails (``infra``)."""
+
+
+def check_options(options: RunOptions) -> None:
+    """Raises ``UsageError`` for an unknown host, design or launch: now, not after a kernel was built."""
+    if options.host != EMULATED:
+        host = load_host(options.host)
+        asked = options.kernel or options.patches or options.command_line
+        if asked and host.transport != EMULATED and not (host.transport == SSH and host.handover.how):
+            raise UsageError(
+                f"host {host.name} runs the kernel that it runs: --kernel, --patch and --cmdline are not for it"
+                + (", unless its file has handover: {how: kexec}" if host.transport == SSH else "")
+            )
+    if options.design != "auto":
+        design_named(options.design)
+    launch = guest_named(options.guest)
+    emulated = options.host == EMULATED or host.transport == EMULATED
+    if launch.tee and emulated:
+        raise UsageError(
+            f"a {launch.kind_text} is one of a host with a KVM of its own (--host FILE with transport ssh or local);"
+            " the emulated host has stand-ins"
+        )
+    if launch.bare and (emulated or host.transport != LOCAL):
+        raise UsageError("a bare guest_memfd is one of the machine that the harness runs on: --guest bare --host local")
