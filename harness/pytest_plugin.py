@@ -28,7 +28,7 @@ import pytest
 
 from harness.errors import GmemError, InfraError, UsageError
 from harness.interruption import INTERRUPTION
-from harness.report.claims import claim_named
+from harness.pytest_marks import DECLARED, mark_of, not_brief
 from harness.report.series import Numbers, series
 from harness.report.store import OutDir
 from harness.run.options import RunOptions, check_options
@@ -308,11 +308,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the run known; nothing happens before a case asks for it."""
-    config.addinivalue_line(
-        "markers",
-        "gmem(designs, claim, brief, guests): the gmem designs that a case is about (default: all), the claim it"
-        " decides, whether a brief run has it (default: yes), and the launches it is about (default: all)",
-    )
+    config.addinivalue_line("markers", DECLARED)
     config.stash[_RUN] = GmemRun(config)
 
 
@@ -331,43 +327,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """``--gmem-brief``: of each function about a claim the first case stays; none where the marker says so."""
+    """``--gmem-brief``: some cases stay, see ``not_brief``."""
     if not config.getoption("gmem_brief"):
         return
-    seen: set[tuple[Path, str]] = set()
-    for item in tuple(items):
-        function = item.path, getattr(item, "originalname", item.name)
-        marked = list(item.iter_markers("gmem"))
-        left_out = any(marker.kwargs.get("brief") is False for marker in marked)
-        if left_out or (function in seen and any("claim" in marker.kwargs for marker in marked)):
-            items.remove(item)
-            config.hook.pytest_deselected(items=[item])
-        seen.add(function)
+    left_out = not_brief(items)
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture
 def gmem(request: pytest.FixtureRequest) -> Case:
     """One case of a suite on the kernel under test."""
-    designs, claim_id, guests = _marked(request.node)
-    return Case(request.config.stash[_RUN], replace(case_name(request.node), claim_id=claim_id), designs, guests)
-
-
-_BRIEF = (None, True, False)
-_MARKER = 'write the marker @pytest.mark.gmem(designs=["order0"], claim="C2", brief=False), with at least one of them'
-
-
-def _marked(item: pytest.Item) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
-    """Designs, id of the claim and launches, each from the closest marker: the function's before the file's."""
-    found: dict[str, Any] = {}
-    for marker in item.iter_markers("gmem"):
-        if marker.args or not marker.kwargs or marker.kwargs.keys() - {"designs", "claim", "brief", "guests"}:
-            raise UsageError(_MARKER)
-        found = {**marker.kwargs, **found}
-    designs, claim, guests = found.get("designs", ()), found.get("claim"), found.get("guests", ())
-    lists = isinstance(designs, (list, tuple)) and isinstance(guests, (list, tuple))
-    if not lists or not isinstance(claim, str | None) or found.get("brief") not in _BRIEF:
-        raise UsageError(_MARKER)
-    return tuple(designs), claim_named(claim).id if claim is not None else "", tuple(guests)
+    mark = mark_of(request.node)
+    name = replace(case_name(request.node), claim_id=mark.claim_id)
+    return Case(request.config.stash[_RUN], name, mark.designs, mark.guests)
 
 
 _REPEAT = "repeat{}"
