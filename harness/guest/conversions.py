@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from harness.errors import InfraError
 from harness.guest.console import clean
+from harness.guest.qmp import QmpSession
 
 EVENT = "kvm_convert_memory"
 _LINE = re.compile(
@@ -34,6 +35,13 @@ class Conversion:
 
     def __str__(self) -> str:
         return f"{self.gpa:#x}+{self.pages} pages to {'private' if self.to_private else 'shared'}"
+
+
+def check_traced(guest: str, monitor: QmpSession) -> None:
+    """Raises ``InfraError`` unless the guest's QEMU traces its conversions: silence would look like agreement."""
+    answer = monitor.execute("trace-event-get-state", {"name": EVENT})
+    if [event.get("state") for event in answer] != ["enabled"]:
+        raise InfraError(f"QEMU of {guest} does not trace {EVENT}: {answer}; remove the saved testbed")
 
 
 def parse_trace(text: str) -> list[Conversion]:

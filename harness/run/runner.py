@@ -23,9 +23,10 @@ import msgspec
 from harness.counters.sample import Sample, difference
 from harness.errors import CrashError, GmemError, InfraError
 from harness.guest.console import read_console
-from harness.guest.conversions import EVENT, Conversion, parse_trace
+from harness.guest.conversions import Conversion, check_traced, parse_trace
 from harness.guest.launch import launch_on
 from harness.guest.tee.asked import Traced, differences, read_trace
+from harness.host.calibrate import largest_moves
 from harness.host.emulated.prepare import PCP_FRACTION, Clock
 from harness.host.emulated.state import TestbedSpec
 from harness.host.testbed import Testbed, Testbeds
@@ -51,11 +52,11 @@ from harness.run.tell import Tell
 from harness.run.verdict import Verdict, worst
 from harness.run.walk import STEP_SECONDS, Done, Walker
 from harness.scenario.scenario import Scenario
-from harness.scenario.steps import PageRange, Step
+from harness.scenario.steps import Close, PageRange, Step
 
-IDLE_WINDOWS = 3
+IDLE_WINDOWS, IDLE_WINDOWS_CALIBRATED = 3, 1
 """Empty windows observed before the first step, one behind the other: the largest movement of a counter in one of them
-is its noise."""
+is its noise.  One is enough where the noise of the testbed was measured when it was made."""
 KEPT = "testbed"
 """Folder in the evidence with the saved state of a testbed that was kept."""
 _BEFORE, _AFTER = 0, 1
@@ -127,19 +128,21 @@ class ScenarioRun:
         return done, testbed.fetch(_BEFORE), testbed.fetch(_AFTER)
 
     def measure_noise(self) -> Sample:
-        """Observe nothing happening a few times; returns the last sample, from which the scenario starts."""
+        """Observe nothing happening for a while; returns the last sample, from which the scenario starts."""
         testbed = self.testbed
+        known = testbed.state.noise
+        last = IDLE_WINDOWS if known is None else IDLE_WINDOWS_CALIBRATED
 
         def windows() -> None:
-            for slot in range(IDLE_WINDOWS + 1):
-                testbed.settle(rcu=slot in (0, IDLE_WINDOWS))
+            for slot in range(last + 1):
+                testbed.settle(rcu=slot in (0, last))
                 testbed.sample(slot)
 
         testbed.undisturbed(windows, rehearsal=windows)
-        samples = [testbed.fetch(slot) for slot in range(IDLE_WINDOWS + 1)]
-        for before, after in pairwise(samples):
-            for counter, moved in difference(before, after).items():
-                self.noise[counter] = max(self.noise.get(counter, 0), abs(moved))
+        samples = [testbed.fetch(slot) for slot in range(last + 1)]
+        self.noise = dict(known or {})
+        for counter, moved in largest_moves(pairwise(samples)).items():
+            self.noise[counter] = max(self.noise.get(counter, 0), moved)
         return samples[-1]
 
     # -- walking
@@ -147,7 +150,6 @@ class ScenarioRun:
     def walk(self) -> None:
         """All steps, until one deviates: what follows a deviation starts from a state nobody predicted."""
         self.testbed.check_consoles()
-        self.check_tracing()
         if self.scenario.pcp_room:
             self.testbed.cap_lists(ROOM_FRACTION)
         start = self.measure_noise()
@@ -174,7 +176,9 @@ class ScenarioRun:
             self.steps.append(result)
             self.testbed.check_consoles()
             if result.messages or any(finding.verdict not in _GO_ON for finding in result.findings):
-                return
+                break
+        if any(step.messages for step in self.steps) or not any(step.conversions for step in self.steps):
+            self.check_tracing()
 
     def judged(self, prediction: StepPrediction) -> StepPrediction:
         """The prediction for what can be seen here, and is this run's doing."""
@@ -235,12 +239,14 @@ class ScenarioRun:
         return msgspec.structs.replace(finding, reasons=(*finding.reasons, f"seen: {said}")) if said else finding
 
     def check_tracing(self) -> None:
-        """The trace event must be on: otherwise an empty list of conversions would look like agreement."""
-        for guest in self.traced_guests():
+        """The trace event must be on: otherwise an empty list of conversions would look like agreement.
+
+        A list of conversions that agrees shows that it is, and QEMU need not be asked.
+        """
+        ended = {step.guest for step in self.scenario.steps if isinstance(step, Close)}
+        for guest in sorted(set(self.traced_guests()) - ended):
             with self.testbed.channels.monitor(guest) as monitor:
-                answer = monitor.execute("trace-event-get-state", {"name": EVENT})
-            if [event.get("state") for event in answer] != ["enabled"]:
-                raise InfraError(f"QEMU of {guest} does not trace {EVENT}: {answer}; remove the saved testbed")
+                check_traced(guest, monitor)
 
     def traced_guests(self) -> list[str]:
         """Guests whose QEMU lists its conversions."""

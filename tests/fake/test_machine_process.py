@@ -22,7 +22,14 @@ import pytest
 from harness.errors import InfraError, NoBootError
 from harness.guest.console import read_console
 from harness.guest.qmp import QmpSession
-from harness.host.emulated.machine import Machine, MachineSpec, command_line, qemu_program
+from harness.host.emulated.machine import (
+    Machine,
+    MachineSpec,
+    MemoryFiles,
+    StateFormat,
+    command_line,
+    qemu_program,
+)
 
 KERNEL, INITRD = Path("/k/bzImage"), Path("/i/host.cpio")
 
@@ -44,7 +51,7 @@ def by_option(words: list[str]) -> list[str]:
 
 
 GOLDEN = """
--machine q35
+-machine q35,memory-backend=ram
 -cpu max
 -accel tcg,thread=multi
 -smp 2
@@ -64,6 +71,7 @@ GOLDEN = """
 -kernel /k/bzImage
 -initrd /i/host.cpio
 -append console=ttyS0 panic=-1 loglevel=6 mem=2G
+-object memory-backend-ram,id=ram,size=3072M
 -chardev pipe,id=port0,path=/run/gmem.probe
 -device virtserialport,chardev=port0,name=gmem.probe
 -chardev pipe,id=port1,path=/run/gmem.control
@@ -94,6 +102,39 @@ class TestCommandLine:
         two = [word for word in arguments(Path("/run"), Path("/ev"), guests=2) if "port" in word]
         assert two[: len(one)] == one
         assert len(two) > len(one)
+
+    @pytest.mark.parametrize("nodes", [1, 2])
+    @pytest.mark.parametrize("copied", [False, True])
+    def test_ram_in_files_is_what_the_real_qemu_maps(self, tmp_path: Path, nodes: int, copied: bool) -> None:
+        memory = MemoryFiles(tmp_path / "a,b", copied=copied)
+        memory.folder.mkdir()
+        spec = MachineSpec(memory_mib=512, nodes=nodes)
+        for backend, size in spec.memories().items():
+            with memory.file(backend).open("wb") as file:
+                file.truncate(size << 20)
+            if copied:
+                memory.file(backend).chmod(0o400)
+        words = command_line(
+            spec, kernel=KERNEL, initrd=INITRD, run=tmp_path, evidence=tmp_path, incoming=False, memory=memory
+        )
+        kept = [
+            word
+            for pair in pairwise(words)
+            if pair[0] in ("-machine", "-object", "-numa", "-m", "-smp")
+            for word in pair
+        ]
+        command = [words[0], *kept, "-nodefaults", "-display", "none", "-S", "-accel", "tcg"]
+        path = tmp_path / "qmp"
+        with subprocess.Popen([*command, "-qmp", f"unix:{path},server=on,wait=off"]) as process:
+            try:
+                monitor = QmpSession("QEMU", str(path), None, timeout=20, alive=lambda: process.poll() is None)
+                found = monitor.execute("query-memdev")
+                monitor.close()
+            finally:
+                process.kill()
+        assert {entry["id"]: (entry["size"] >> 20, entry["share"]) for entry in found} == {
+            backend: (size, not copied) for backend, size in spec.memories().items()
+        }
 
     def test_commas_in_paths_reach_the_real_qemu(self, tmp_path: Path) -> None:
         run, evidence = tmp_path / "run,id=x", tmp_path / "ev,a=b,,c"
@@ -232,7 +273,7 @@ class TestMonitor:
     def test_a_restore_tells_why_qemu_ended(self, start: Start, tmp_path: Path) -> None:
         machine = start("echo 'not a migration stream' >&2; exit 1", incoming=True)
         with pytest.raises(InfraError, match=r"status 1: not a migration stream"):
-            machine.load(tmp_path / "state", mapped=False)
+            machine.load(tmp_path / "state", StateFormat.STREAM)
 
     def test_last_words_while_it_runs(self, start: Start) -> None:
         machine = start("exec sleep 60")

@@ -108,9 +108,12 @@ class FakeMachine:
         return "QEMU was killed by SIGKILL: it printed nothing"
 
 
+@dataclass
 class FakeMonitor:
+    traces: str
+
     def execute(self, command: str, arguments: object = None) -> object:
-        return [{"name": "kvm_convert_memory", "state": "enabled"}]
+        return [{"name": "kvm_convert_memory", "state": self.traces}]
 
 
 @dataclass
@@ -118,10 +121,11 @@ class FakeChannels:
     probe: FakeProbe
     agents: dict[str, object] = field(default_factory=dict)
     control: object = None
+    traces: str = "enabled"
 
     @contextmanager
     def monitor(self, guest: str) -> Iterator[FakeMonitor]:
-        yield FakeMonitor()
+        yield FakeMonitor(self.traces)
 
 
 @dataclass
@@ -136,6 +140,7 @@ class FakeTestbed:
     saves: list[Path] = field(default_factory=list)
     save_error: Exception | None = None
     facts: dict[str, str] = field(default_factory=dict)
+    noise: dict[str, int] | None = None
     check_consoles = testbeds.Testbed.check_consoles
     judges = testbeds.Testbed.judges
     undisturbed = testbeds.Testbed.undisturbed
@@ -155,7 +160,7 @@ class FakeTestbed:
         guest = shapes.GuestState(name="g0", pid=77, chunks=CHUNKS, leftover=self.leftover)
         return shapes.TestbedState(
             release="", version="", guests=(guest,), user_key="", user_public="", host_keys={}, host_public={},
-            kernel_facts=self.facts,
+            kernel_facts=self.facts, noise=self.noise,
         )  # fmt: skip
 
     def guest(self, name: str) -> shapes.GuestState:
@@ -299,6 +304,14 @@ class TestWalk:
         result = bench.run({"pgfree": (0, 0)})
         assert result.verdict is Verdict.INCONCLUSIVE
         assert "but the idle testbed moves it by up to 4" in result.sentence
+
+    def test_noise_that_was_measured_when_the_testbed_was_made(self, bench: Bench) -> None:
+        bench.testbed.noise = {"pgfree": 2, "F": 1}
+        bench.probe.idle = iter([{"pgfree": 1, "F": -5}])
+        bench.probe.moves = [{"pgfree": 2, "F": -5}]
+        result = bench.run({"pgfree": (0, 0), "F": (0, 0)})
+        assert {one.counter: one.noise for one in result.steps[0].findings} == {"pgfree": 2, "F": 5}
+        assert bench.probe.log[:6] == ["settle+rcu", "sample", "settle+rcu", "sample", "fetch", "fetch"]
 
     def test_the_kernels_own_refusal_is_a_finding(self, bench: Bench) -> None:
         bench.probe.error = ProbeError("the probe refused", "EIO")
@@ -548,6 +561,17 @@ class TestConversions:
         result = self.result(bench, "")
         assert result.verdict is Verdict.DEVIATES
         assert "QEMU's conversions lack 0x2c05000+2 pages to private at index 0" in result.sentence
+
+    def test_qemu_does_not_trace(self, bench: Bench) -> None:
+        bench.testbed.channels.traces = "disabled"
+        result = self.result(bench, "")
+        assert result.verdict is Verdict.INFRA
+        assert "QEMU of g0 does not trace kvm_convert_memory" in result.sentence
+
+    def test_qemu_does_not_trace_where_nothing_is_converted(self, bench: Bench) -> None:
+        bench.testbed.launch = SNP_STAND_IN
+        bench.testbed.channels.traces = "disabled"
+        assert bench.run({}).verdict is Verdict.INFRA
 
     def test_a_line_that_cannot_be_read(self, bench: Bench) -> None:
         assert self.result(bench, "kvm_convert_memory in another form\n").verdict is Verdict.INFRA

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from harness.errors import InfraError, NoBootError
@@ -28,6 +29,21 @@ _POLL = 0.005
 # latest did.  Five seconds without is a busy host, which is saved as it is.
 _IDLE_TRIES = 100
 _IDLE_PAUSE = 0.05
+
+
+class StateFormat(Enum):
+    """How the state of a machine is written."""
+
+    STREAM = "stream"
+    """As a migration, pages in the order in which they were sent."""
+    MAPPED_RAM = "mapped-ram"
+    """Each page at its own place in the one file; the file is read whole."""
+    RAM_FILES = "ram-files"
+    """The RAM in files of its own (``MemoryFiles``), which are mapped, and read where they are touched.  Loading the
+    default testbed took 40 ms of CPU time in place of 195 (mapped-ram)."""
+
+
+_CAPABILITY = {StateFormat.MAPPED_RAM: "mapped-ram", StateFormat.RAM_FILES: "x-ignore-shared"}
 
 
 FAR_MIB = 256
@@ -48,6 +64,12 @@ class MachineSpec:
     nodes: int = 1
     """NUMA nodes, 1 or 2.  The second is the last FAR_MIB of the RAM, without a CPU."""
 
+    def memories(self) -> dict[str, int]:
+        """QEMU's memory backends, one for each node, with their size in MiB."""
+        if self.nodes == 1:
+            return {"ram": self.memory_mib}
+        return {"near": self.memory_mib - FAR_MIB, "far": FAR_MIB}
+
     def ports(self) -> tuple[Port, ...]:
         """The virtio-serial ports, in the order in which the kernel numbers them."""
         ports = [Port("gmem.probe"), Port("gmem.control")]
@@ -61,6 +83,24 @@ class MachineSpec:
         return tuple(ports)
 
 
+@dataclass(frozen=True)
+class MemoryFiles:
+    """The RAM in files of a folder, one for each memory backend, in place of anonymous memory."""
+
+    folder: Path
+    copied: bool = False
+    """Restored: the files are only read, and a page is copied when it is first written."""
+
+    def file(self, backend: str) -> Path:
+        """The file of a backend."""
+        return self.folder / f"{backend}.bin"
+
+    def object(self, backend: str, size_mib: int) -> str:
+        """The argument of QEMU's ``-object``."""
+        mapped = "share=off,readonly=on,rom=off" if self.copied else "share=on"
+        return f"memory-backend-file,id={backend},size={size_mib}M,mem-path={_escape(self.file(backend))},{mapped}"
+
+
 def qemu_program() -> Path:
     """The QEMU that runs the emulated host; raises ``InfraError`` when there is none."""
     found = shutil.which(QEMU)
@@ -70,12 +110,23 @@ def qemu_program() -> Path:
 
 
 def command_line(
-    spec: MachineSpec, *, kernel: Path, initrd: Path, run: Path, evidence: Path, incoming: bool
+    spec: MachineSpec,
+    *,
+    kernel: Path,
+    initrd: Path,
+    run: Path,
+    evidence: Path,
+    incoming: bool,
+    memory: MemoryFiles | None = None,
 ) -> list[str]:
-    """QEMU's arguments for an emulated host whose FIFOs lie in ``run`` and whose consoles go to ``evidence``."""
+    """QEMU's arguments for an emulated host whose FIFOs lie in ``run`` and whose consoles go to ``evidence``.
+
+    Without ``memory`` its RAM is anonymous memory.
+    """
+    backends = spec.memories()
     arguments = [
         str(qemu_program()),
-        *("-machine", "q35"),
+        *("-machine", "q35" if len(backends) > 1 else f"q35,memory-backend={next(iter(backends))}"),
         *("-cpu", "max"),  # the only model with everything that TCG's SVM offers
         *("-accel", "tcg,thread=multi"),
         *("-smp", str(spec.cpus)),
@@ -96,11 +147,11 @@ def command_line(
         *("-initrd", str(initrd)),
         *("-append", f"console=ttyS0 panic=-1 loglevel=6 {spec.command_line}".strip()),
     ]
-    if spec.nodes > 1:
-        near = spec.memory_mib - FAR_MIB
+    for backend, size in backends.items():
+        anonymous = f"memory-backend-ram,id={backend},size={size}M"
+        arguments += ["-object", memory.object(backend, size) if memory else anonymous]
+    if len(backends) > 1:
         arguments += [
-            *("-object", f"memory-backend-ram,id=near,size={near}M"),
-            *("-object", f"memory-backend-ram,id=far,size={FAR_MIB}M"),
             *("-numa", f"node,nodeid=0,memdev=near,cpus=0-{spec.cpus - 1}"),
             *("-numa", "node,nodeid=1,memdev=far"),
         ]
@@ -123,15 +174,26 @@ class Machine:
     """One running emulated host: its process and its monitor."""
 
     def __init__(
-        self, spec: MachineSpec, *, kernel: Path, initrd: Path, run: Path, evidence: Path, incoming: bool = False
+        self,
+        spec: MachineSpec,
+        *,
+        kernel: Path,
+        initrd: Path,
+        run: Path,
+        evidence: Path,
+        incoming: bool = False,
+        memory: MemoryFiles | None = None,
     ) -> None:
         self.spec = spec
         self.evidence = evidence
+        self.memory = memory
         for port in spec.ports():
             if not port.file:
                 for end in ("in", "out"):
                     os.mkfifo(run / f"{port.name}.{end}", 0o600)
-        arguments = command_line(spec, kernel=kernel, initrd=initrd, run=run, evidence=evidence, incoming=incoming)
+        arguments = command_line(
+            spec, kernel=kernel, initrd=initrd, run=run, evidence=evidence, incoming=incoming, memory=memory
+        )
         self._errors = evidence / "outer-qemu-errors.txt"
         write_script(evidence / "outer-qemu.sh", arguments)
         # setpriv: QEMU dies with us even before it has written its pid file.
@@ -181,16 +243,22 @@ class Machine:
         ended = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         return f"QEMU {ended}: {said}"
 
-    def save(self, state: Path) -> bool:
-        """Stop the machine and write its whole state to ``state``.
+    def save(self, state: Path) -> StateFormat:
+        """Stop the machine and write its whole state to ``state``; RAM that is in shared files stays where it is.
 
-        Returns whether the mapped-ram format was used; that is asked of QEMU, not of its version.
+        How it is written follows from what QEMU says it can do, not from its version.
         """
         known = {str(entry["capability"]) for entry in self.qmp.execute("query-migrate-capabilities")}
-        mapped = "mapped-ram" in known
+        in_files = self.memory is not None and not self.memory.copied
+        wanted = StateFormat.RAM_FILES if in_files else StateFormat.MAPPED_RAM
+        form = wanted if _CAPABILITY[wanted] in known else StateFormat.STREAM
         self._stop_idle()
-        self._migrate("migrate", state, mapped=mapped)
-        return mapped
+        self._migrate("migrate", state, form)
+        if self.memory and in_files:
+            for backend in self.spec.memories():
+                file = self.memory.file(backend)
+                _dig_holes(file) if form is wanted else file.unlink()
+        return form
 
     def _stop_idle(self) -> None:
         """Stop while every CPU is halted, if that can be had.
@@ -208,22 +276,22 @@ class Machine:
             time.sleep(_IDLE_PAUSE)
         self.qmp.execute("stop")
 
-    def load(self, state: Path, *, mapped: bool) -> None:
+    def load(self, state: Path, form: StateFormat) -> None:
         """Load a saved state into a machine started with ``incoming=True``; it stays stopped."""
-        self._migrate("migrate-incoming", state, mapped=mapped)
+        self._migrate("migrate-incoming", state, form)
 
-    def _migrate(self, command: str, state: Path, *, mapped: bool) -> None:
+    def _migrate(self, command: str, state: Path, form: StateFormat) -> None:
         """Run a migration to its end; a QEMU that cannot load a state says why on stderr and ends."""
         try:
-            self._follow_migration(command, state, mapped=mapped)
+            self._follow_migration(command, state, form)
         except QmpLost as error:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(1)  # its monitor goes a moment before it does
             raise InfraError(f"{command} of {state} failed: {self.last_words()}") from error
 
-    def _follow_migration(self, command: str, state: Path, *, mapped: bool) -> None:
-        if mapped:
-            wanted = [{"capability": "mapped-ram", "state": True}]
+    def _follow_migration(self, command: str, state: Path, form: StateFormat) -> None:
+        if form is not StateFormat.STREAM:
+            wanted = [{"capability": _CAPABILITY[form], "state": True}]
             self.qmp.execute("migrate-set-capabilities", {"capabilities": wanted})
         self.qmp.execute(command, {"uri": f"file:{state}"})
         end = time.monotonic() + MIGRATE_SECONDS
@@ -271,6 +339,19 @@ class Machine:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         self._process.wait(10)
+
+
+def _dig_holes(file: Path) -> None:
+    """Give back the blocks of a file that hold zeroes: most of a machine's RAM was never used."""
+    try:
+        subprocess.run(
+            ["fallocate", "--dig-holes", str(file)], check=True, capture_output=True, timeout=MIGRATE_SECONDS
+        )
+    except FileNotFoundError as error:
+        raise InfraError("fallocate is not installed; install the Debian package util-linux") from error
+    except subprocess.CalledProcessError as error:
+        if b"not supported" not in error.stderr:  # a file system without holes keeps the zeroes
+            raise InfraError(f"fallocate --dig-holes {file} failed: {error.stderr.decode().strip()}") from error
 
 
 def _told(console: str) -> str:

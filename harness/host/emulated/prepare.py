@@ -16,7 +16,7 @@ from pathlib import Path
 
 from harness.errors import InfraError, NoBootError
 from harness.guest.agent import CALLS_AT_ONCE, CHUNK_PAGES, PAGE_SIZE, GuestAgent
-from harness.guest.conversions import EVENT
+from harness.guest.conversions import EVENT, check_traced
 from harness.guest.launch import GuestSpec, launch_on
 from harness.guest.ssh import Keys
 from harness.host.emulated.asking import answer
@@ -185,6 +185,7 @@ def _prepare_guest(
     with channels.monitor(guest.name) as monitor:
         if guest.launch.traces_conversions:
             monitor.execute("trace-event-set-state", {"name": EVENT, "enable": True})
+            check_traced(guest.name, monitor)
         ram = ram_address(guest.name, str(monitor.execute("human-monitor-command", {"command-line": "info ramblock"})))
     check_memory(guest, pid, ram, channels.control)
     agent.alloc(0, spec.chunks)

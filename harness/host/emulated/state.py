@@ -20,7 +20,7 @@ from harness.guest.launch import SNP_STAND_IN, GuestSpec, LaunchRecord
 from harness.guest.qmp import QmpSession
 from harness.guest.ssh import KeyPair, Keys
 from harness.host.emulated.control import Control
-from harness.host.emulated.machine import MachineSpec
+from harness.host.emulated.machine import MachineSpec, StateFormat
 from harness.host.probe import ProbeClient
 
 
@@ -94,8 +94,11 @@ class TestbedState(msgspec.Struct, frozen=True, kw_only=True):
     host_public: dict[str, str]
     kernel_facts: dict[str, str]
     """What was read of the kernel under test: ncpu, config.NAME, slab.NAME, kvm.NAME (module parameters)."""
-    mapped: bool = False
-    """Whether the saved state is in QEMU's mapped-ram format."""
+    form: StateFormat = StateFormat.STREAM
+    """How the saved state is written."""
+    noise: dict[str, int] | None = None
+    """Counters that moved while the restored testbed did nothing, by how much at most in a window
+    (``harness.host.calibrate``); None where that was not measured."""
 
     def keys(self) -> Keys:
         """The SSH keys."""

@@ -22,8 +22,9 @@ from harness.cache import ContentCache, content_key
 from harness.errors import InfraError
 from harness.guest.agent import GuestAgent
 from harness.guest.ssh import SshSession
+from harness.host.calibrate import idle_noise
 from harness.host.emulated.control import Control
-from harness.host.emulated.machine import Machine, qemu_program
+from harness.host.emulated.machine import Machine, MemoryFiles, StateFormat, qemu_program
 from harness.host.emulated.ports import SocketBridge, open_fifos
 from harness.host.emulated.prepare import BOOT_SECONDS, Clock, prepare
 from harness.host.emulated.reach import HOST, ssh_to
@@ -53,7 +54,16 @@ class Testbed(ProbedTestbed):
 
     __test__ = False  # pytest: the name begins with Test, but there is nothing to collect
 
-    def __init__(self, spec: TestbedSpec, *, kernel: Path, initrd: Path, evidence: Path, incoming: bool) -> None:
+    def __init__(
+        self,
+        spec: TestbedSpec,
+        *,
+        kernel: Path,
+        initrd: Path,
+        evidence: Path,
+        incoming: bool,
+        memory: MemoryFiles | None = None,
+    ) -> None:
         self.spec = spec
         self.evidence = evidence
         evidence.mkdir(parents=True, exist_ok=True)
@@ -67,7 +77,13 @@ class Testbed(ProbedTestbed):
             run = self._exit.enter_context(RunDir())
             self._run = run.path
             self.machine = Machine(
-                spec.machine, kernel=kernel, initrd=initrd, run=run.path, evidence=evidence, incoming=incoming
+                spec.machine,
+                kernel=kernel,
+                initrd=initrd,
+                run=run.path,
+                evidence=evidence,
+                incoming=incoming,
+                memory=memory,
             )
             self._exit.callback(self.machine.close)
             self.channels = self._open_channels()
@@ -124,8 +140,8 @@ class Testbed(ProbedTestbed):
 
     def save(self, folder: Path) -> None:
         """Write the whole state into ``folder``, with what is needed to restore it; the machine stays stopped."""
-        mapped = self.machine.save(folder / STATE_FILE)
-        self._state = msgspec.structs.replace(self.state, mapped=mapped)
+        form = self.machine.save(folder / STATE_FILE)
+        self._state = msgspec.structs.replace(self.state, form=form)
         self.state.save(folder / DESCRIPTION)
         for name in {console.name.removeprefix(BOOT) for console in self.evidence.glob("*-console.txt")}:
             with (folder / f"{BOOT}{name}").open("wb") as whole:
@@ -141,7 +157,7 @@ class Testbed(ProbedTestbed):
         for console in folder.glob(f"{BOOT}*"):  # what was printed before the state was saved
             shutil.copyfile(console, self.evidence / console.name)
         clock.begin("load")
-        self.machine.load(folder / STATE_FILE, mapped=self.state.mapped)
+        self.machine.load(folder / STATE_FILE, self.state.form)
         self.machine.resume()
         clock.begin("first answers")
         nonce = secrets.randbelow(1 << 31)
@@ -250,12 +266,16 @@ class Lab:
 
         def build(folder: Path) -> None:
             for attempt in range(1, BOOTS_AT_MOST + 1):
+                for left in folder.iterdir():  # RAM of an attempt that failed
+                    left.unlink()
                 place = evidence if attempt == 1 else evidence / f"attempt-{attempt}"
                 try:
-                    with self.booted(spec, place, clock) as testbed:
+                    with self.booted(spec, place, clock, MemoryFiles(folder)) as testbed:
                         clock.begin("save")
                         testbed.save(folder)
-                        clock.begin("")
+                    clock.begin("noise")
+                    self._calibrate(spec, folder, place / "noise")
+                    clock.begin("")
                     return
                 except InfraError as error:
                     if attempt == BOOTS_AT_MOST:
@@ -268,11 +288,19 @@ class Lab:
             self.cache.prune("testbed", keep=KEEP_SAVED, unused_for=UNUSED_SECONDS)
         return self.cache.entry("testbed", key, build, what="saved testbed")
 
-    def booted(self, spec: TestbedSpec, evidence: Path, clock: Clock) -> Testbed:
-        """A testbed booted afresh."""
+    def _calibrate(self, spec: TestbedSpec, saved: Path, evidence: Path) -> None:
+        """Measure the noise of a testbed that was saved, and keep it in its description."""
+        with self._restored(spec, saved, evidence, Clock()) as testbed:
+            state = msgspec.structs.replace(testbed.state, noise=idle_noise(testbed))
+        state.save(saved / DESCRIPTION)
+
+    def booted(self, spec: TestbedSpec, evidence: Path, clock: Clock, memory: MemoryFiles | None = None) -> Testbed:
+        """A testbed booted afresh; with ``memory`` its RAM lies in files, for a save in the same folder."""
         if self._notice:
             self._notice(f"booting an emulated host with {len(spec.guests)} guest(s)")
-        testbed = Testbed(spec, kernel=self.kernel, initrd=self.initrd, evidence=evidence, incoming=False)
+        testbed = Testbed(
+            spec, kernel=self.kernel, initrd=self.initrd, evidence=evidence, incoming=False, memory=memory
+        )
         try:
             testbed.boot(clock)
         except BaseException:
@@ -303,7 +331,9 @@ class Lab:
 
     def _restored(self, spec: TestbedSpec, saved: Path, evidence: Path, clock: Clock) -> Testbed:
         clock.begin("start QEMU")
-        testbed = Testbed(spec, kernel=self.kernel, initrd=self.initrd, evidence=evidence, incoming=True)
+        form = TestbedState.load(saved / DESCRIPTION).form
+        memory = MemoryFiles(saved, copied=True) if form is StateFormat.RAM_FILES else None
+        testbed = Testbed(spec, kernel=self.kernel, initrd=self.initrd, evidence=evidence, incoming=True, memory=memory)
         try:
             testbed.load(saved, clock)
         except BaseException:
