@@ -55,6 +55,9 @@ COMMANDS: Final[Mapping[str, Lazy]] = MappingProxyType(
         "selftests": Lazy("harness.cli.selftests", "selftests_command", "Run the kernel's own KVM selftests on it."),
         "explore": Lazy("harness.cli.explore", "explore_command", "Random scenarios on a kernel against the model."),
         "report": Lazy("harness.cli.report", "report_command", "Merge runs into one table of claims."),
+        "statistics": Lazy(
+            "harness.cli.statistics", "statistics_command", "Many runs: false alarms, and unused bounds."
+        ),
         "compare": Lazy("harness.cli.compare", "compare_command", "Two runs: what differs, and what takes longer."),
         "doctor": Lazy("harness.cli.doctor", "doctor_command", "What this machine can do, and what is missing."),
         "host": Lazy("harness.cli.host", "host_group", "Real machines as hosts: their files, their settings."),
