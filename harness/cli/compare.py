@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import click
 import msgspec
 
+from harness.cli.compare_kernels import Side, folder, pooled, run_turn, sides, turns
+from harness.errors import UsageError
 from harness.report.compare import Comparison, Cost, CounterChange, compare, label
 from harness.report.store import load
 from harness.report.text import one_line, storable
@@ -19,8 +24,17 @@ SHOWN = 40
 
 
 @click.command("compare")
-@click.argument("a", type=click.Path(path_type=Path), metavar="A")
-@click.argument("b", type=click.Path(path_type=Path), metavar="B")
+@click.argument("what", nargs=-1, metavar="A B | [SUITE...]")
+@click.option("--kernel", "kernels", multiple=True, metavar="NAME|TREE|IMAGE", help="Given twice: run A and B first.")
+@click.option(
+    "--patch-b",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False),
+    help="Run A, and B with this patch besides.",
+)
+@click.option("-k", "expression", default="", help="Of these runs: only cases that match this pytest expression.")
+@click.option("--rounds", type=click.IntRange(1, 100), default=2, show_default=True, help="Runs of each kernel.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for these runs.")
 @click.option("--intervals", is_flag=True, help="Show counters with an interval that moved by another amount too.")
 @click.option(
     "--slower",
@@ -29,13 +43,27 @@ SHOWN = 40
     help="Count it as a difference when a kind of step surely takes more than RATIO times as long in B.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as one JSON object on standard output.")
-def compare_command(a: Path, b: Path, intervals: bool, slower: float | None, as_json: bool) -> int:
-    """Compare the output directories of two runs: verdicts, counters, and what each kind of step costs.
+def compare_command(
+    what: tuple[str, ...],
+    kernels: tuple[str, ...],
+    patch_b: tuple[str, ...],
+    expression: str,
+    rounds: int,
+    out: Path | None,
+    intervals: bool,
+    slower: float | None,
+    as_json: bool,
+) -> int:
+    """Compare two runs: verdicts, counters, and what each kind of step costs.
 
-    The exit code is 0 when both came to the same verdicts and the same exact counters, else 1.
+    A and B are output directories of runs.  With --kernel A --kernel B, or --patch-b, the suites (default: smoke and
+    conversion) are run on both kernels first, in turns, and what they cost is compared over all turns.  The exit code
+    is 0 when both came to the same verdicts and the same exact counters, else 1.
     """
-    (first, ours), (second, theirs) = load(a), load(b)
-    found = compare(label(first, a), ours, label(second, b), theirs)
+    if kernels or patch_b:
+        found = _of_kernels(sides(kernels, patch_b), what, expression, rounds, out)
+    else:
+        found = _of_folders(what)
     late = found.slower_than(slower) if slower is not None else ()
     same = found.same and not late
     if as_json:
@@ -45,6 +73,29 @@ def compare_command(a: Path, b: Path, intervals: bool, slower: float | None, as_
         for line in _lines(found, late, intervals):
             print(line)
     return (Verdict.PASS if same else Verdict.DEVIATES).exit_code
+
+
+def _of_folders(what: Sequence[str]) -> Comparison:
+    if len(what) != 2:
+        raise UsageError(
+            f"gmem compare takes two output directories of runs, not {len(what)}; or two kernels to run: --kernel twice"
+        )
+    a, b = map(Path, what)
+    (first, ours), (second, theirs) = load(a), load(b)
+    return compare(label(first, a), ours, label(second, b), theirs)
+
+
+def _of_kernels(
+    pair: tuple[Side, Side], suites: Sequence[str], expression: str, rounds: int, out: Path | None
+) -> Comparison:
+    words = [*suites, *(["-k", expression] if expression else [])]
+    place = out or Path("gmem-out") / f"compare-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+    if place.exists() and any(place.iterdir()):
+        raise UsageError(f"--out {place} is not empty: name another folder")
+    for number, side in turns(pair, rounds):
+        run_turn(side, words, folder(place, number, side), lambda line: print(line, file=sys.stderr, flush=True))
+    (first, ours), (second, theirs) = (pooled(place, side, rounds) for side in pair)
+    return compare(label(first, folder(place, 1, pair[0])), ours, label(second, folder(place, 1, pair[1])), theirs)
 
 
 def _lines(found: Comparison, late: tuple[Cost, ...], intervals: bool) -> Iterator[str]:

@@ -62,7 +62,7 @@ def build_kernel(plan: Plan, site: Site, log: Path, out: Path, progress: Progres
     with site.lock(f"building kernel {plan.name}") as lock:
         site.prepare(plan.patches, lock)
         compiler = site.compiler(plan.compiler)
-        build = build_folder(site, compiler)
+        build = build_folder(site, compiler, plan.wishes)
         first = not (build / ".config").exists()
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("")
@@ -151,7 +151,7 @@ def build_module(
         with site.lock(f"building module {source.name} for kernel {kernel.name}") as lock:
             site.prepare(sorted((entry / "patches").iterdir()), lock)
             called = site.compiler(compiler)
-            folder = build_folder(site, called)
+            folder = build_folder(site, called, wishes)
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_text("")
             make = Make(site.source, folder, called, kernel.name, kernel.key[:16], log, (lock.fd,))

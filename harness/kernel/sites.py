@@ -6,20 +6,21 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from harness.cache import ContentCache, content_key
 from harness.errors import InfraError, UsageError
+from harness.kernel.config import Wish
 from harness.kernel.packages import Packages, Pin
 from harness.kernel.toolchain import PATCH_TOOLS, UNPACK_TOOLS, Compiler, require_tools
 from harness.kernel.usertree import UserTree, read_tree
 from harness.kernel.worktree import WorkTree
 from harness.locks import FileLock
 
-# O= folders kept per source tree: one per compiler, 150 MB each.
-KEPT_BUILDS = 2
+# O= folders kept per source tree: one per compiler and set of fragments, 150 MB each.
+KEPT_BUILDS = 3
 
 
 class Site(Protocol):
@@ -108,12 +109,15 @@ class TreeSite:
             raise InfraError(f"the source tree {self.source} was changed while it was being built: run again")
 
 
-def build_folder(site: Site, compiler: Compiler) -> Path:
-    """The O= folder for a compiler; patches and configurations share it, make knows what each of them changes.
+def build_folder(site: Site, compiler: Compiler, wishes: Mapping[str, Wish]) -> Path:
+    """The O= folder for a compiler and a set of configuration fragments, by their names.
 
-    Those of other compilers are removed, beyond the newest.
+    Patches and what stands in the fragments share it, make knows what each of them changes.  Kernels made of other
+    fragments have folders of their own: where two took turns in one, everything would be compiled each time.  Folders
+    beyond the newest are removed.
     """
-    key = content_key(compiler.identity, compiler.command)[:12]
+    fragments = sorted({wish.where.partition(":")[0] for wish in wishes.values()})
+    key = content_key(compiler.identity, compiler.command, *fragments)[:12]
     chosen = site.folder / f"build-{key}"
     others = sorted(
         (path for path in site.folder.glob("build-*") if path != chosen), key=lambda path: path.stat().st_mtime

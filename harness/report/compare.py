@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Two runs, case by case: verdicts that changed, counters that moved otherwise, steps that take longer.
 
-What is exact must be the same in two runs of one kernel; what is an interval may differ.  Wall times are compared in
-pairs, the same step of the same case in both runs, so that a case which is slow by nature weighs nothing.  Pure.
+What is exact must be the same in two runs of one kernel; what is an interval may differ.  Wall times are those of what
+a step does, without settling and sampling.  They are compared in pairs, the same step of the same case in both runs, so
+that a case which is slow by nature weighs nothing.  Pure.
 """
 
 from __future__ import annotations
@@ -176,8 +177,11 @@ def _pairs(cases: Iterable[tuple[CaseResult, CaseResult]]) -> dict[str, list[tup
     found: dict[str, list[tuple[float, float]]] = {}
     for x, y in cases:
         for before, after in zip(x.steps, y.steps, strict=False):
-            if before.text == after.text and before.seconds > 0 and after.seconds > 0:
-                found.setdefault(kind_of(before.text), []).append((before.seconds, after.seconds))
+            pair = before.act_seconds, after.act_seconds
+            if not all(pair):  # of a run that did not measure it
+                pair = before.seconds, after.seconds
+            if before.text == after.text and all(pair):
+                found.setdefault(kind_of(before.text), []).append(pair)
     return found
 
 

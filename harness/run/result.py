@@ -39,6 +39,7 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     """The step as a sentence, e.g. ``convert g0.r0[0:512] to private``."""
     seconds: float
+    """Of the whole step, with settling, sampling and judging."""
     findings: tuple[Finding, ...]
     """Counters that were predicted to move, or may, and those that are not as predicted."""
     recorded: dict[str, int]
@@ -50,6 +51,8 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     They are nine of ten findings, and their reason is one and the same."""
     conversions: int = 0
     """Conversions that the guest asked for in this step."""
+    act_seconds: float = 0.0
+    """Of what the step does, alone: from the first request to the last answer; 0 where it was not measured."""
 
     @property
     def held(self) -> int:

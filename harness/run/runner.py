@@ -95,6 +95,8 @@ class ScenarioRun:
     """Predicts step by step, where a look at the host in between makes it sharper."""
     noise: dict[str, int] = field(default_factory=dict)
     steps: list[StepResult] = field(default_factory=list)
+    act_seconds: float = 0.0
+    """Of the last action."""
     complaints: dict[str, int] = field(default_factory=dict)
     """Bytes that were read of what each guest's QEMU printed on standard error."""
 
@@ -119,7 +121,9 @@ class ScenarioRun:
         def window(walker: Walker) -> Done:
             testbed.settle(rcu=False)
             testbed.sample(_BEFORE)
+            began = time.monotonic()
             done = action(walker)
+            self.act_seconds = time.monotonic() - began
             testbed.settle()
             testbed.sample(_AFTER)
             return done
@@ -223,6 +227,7 @@ class ScenarioRun:
             recorded={name: moved for name, moved in observed.items() if moved and name not in prediction.predictions},
             messages=tuple(messages),
             conversions=len(done.asked),
+            act_seconds=self.act_seconds,
         )
 
     def locate(self, finding: Finding, prediction: StepPrediction) -> Finding:

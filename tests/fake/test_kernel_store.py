@@ -171,6 +171,11 @@ def test_every_input_is_part_of_the_key(bench: Bench, monkeypatch: pytest.Monkey
     configured = bench.store().resolve()
     assert configured.key != stock.key
     assert configured.build_dir == stock.build_dir, "make knows what a configuration changes"
+    (fragment.parent / "more.config").write_text("CONFIG_B=y\n")
+    bench.catalog.write_text(
+        bench.catalog.read_text().replace("config: [base.config]", "config: [base.config, more.config]")
+    )
+    assert bench.store().resolve().build_dir != stock.build_dir, "kernels of other fragments do not disturb each other"
     patch = bench.catalog.parent / "patches" / "9.9" / "change.patch"
     changed = bench.store().resolve("changed")
     patch.write_text(CHANGE.replace("ONE + 1", "ONE + 3"))
