@@ -171,7 +171,7 @@ def test_every_input_is_part_of_the_key(bench: Bench, monkeypatch: pytest.Monkey
     configured = bench.store().resolve()
     assert configured.key != stock.key
     assert configured.build_dir == stock.build_dir, "make knows what a configuration changes"
-    (fragment.parent / "more.config").write_text("CONFIG_B=y\n")
+    (fragment.parent / "more.config").write_text("CONFIG_B=n\n")
     bench.catalog.write_text(
         bench.catalog.read_text().replace("config: [base.config]", "config: [base.config, more.config]")
     )
