@@ -12,7 +12,7 @@ that does not answer is ``infra`` and never a failed assertion.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -22,10 +22,6 @@ import msgspec
 
 from harness.counters.sample import Sample, difference
 from harness.errors import CrashError, GmemError, InfraError
-from harness.guest.console import read_console
-from harness.guest.conversions import Conversion, check_traced, parse_trace
-from harness.guest.launch import launch_on
-from harness.guest.tee.asked import Traced, differences, read_trace
 from harness.host.calibrate import largest_moves
 from harness.host.emulated.prepare import PCP_FRACTION, Clock
 from harness.host.emulated.state import TestbedSpec
@@ -42,15 +38,15 @@ from harness.model.reread import reread
 from harness.run.evidence import keep_predictions, keep_sample, thin_out
 from harness.run.frames import ROOM_FRACTION, FrameWatch, list_cap, list_limits
 from harness.run.held import check_pins
-from harness.run.judge import compare_conversions, expected_on_guest, judge
+from harness.run.judge import judge
 from harness.run.judged import MACHINE_WIDE, NO_GUEST_MEMFD, judged_only
 from harness.run.locate import misplaced
 from harness.run.outcome import CLASSES, outcome, verdict_of_error
-from harness.run.refusal import compare_refusals, error_offset
 from harness.run.result import CaseResult, Finding, StepResult, apart
 from harness.run.tell import Tell
 from harness.run.verdict import Verdict, worst
 from harness.run.walk import STEP_SECONDS, Done, Walker
+from harness.run.witnesses import Witnesses
 from harness.scenario.scenario import Scenario
 from harness.scenario.steps import Close, PageRange, Step
 
@@ -62,7 +58,6 @@ KEPT = "testbed"
 _BEFORE, _AFTER = 0, 1
 _GO_ON = (Verdict.PASS, Verdict.SKIP)
 """Verdicts of findings after which the next step is walked; SKIP is a counter that this kernel does not report."""
-_TRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -90,6 +85,7 @@ class ScenarioRun:
     evidence: Path
     deadline: float = STEP_SECONDS
     walker: Walker = field(init=False)
+    witnesses: Witnesses = field(init=False)
     frames: FrameWatch = field(init=False)
     course: Course | None = None
     """Predicts step by step, where a look at the host in between makes it sharper."""
@@ -97,11 +93,10 @@ class ScenarioRun:
     steps: list[StepResult] = field(default_factory=list)
     act_seconds: float = 0.0
     """Of the last action."""
-    complaints: dict[str, int] = field(default_factory=dict)
-    """Bytes that were read of what each guest's QEMU printed on standard error."""
 
     def __post_init__(self) -> None:
         self.walker = Walker(self.testbed, self.deadline)
+        self.witnesses = Witnesses(self.testbed)
         self.frames = FrameWatch(self.testbed.channels.probe, self.evidence, self.scenario.frames)
 
     @property
@@ -182,7 +177,8 @@ class ScenarioRun:
             if result.messages or any(finding.verdict not in _GO_ON for finding in result.findings):
                 break
         if any(step.messages for step in self.steps) or not any(step.conversions for step in self.steps):
-            self.check_tracing()
+            ended = frozenset(step.guest for step in self.scenario.steps if isinstance(step, Close))
+            self.witnesses.check_tracing(ended)
 
     def judged(self, prediction: StepPrediction) -> StepPrediction:
         """The prediction for what can be seen here, and is this run's doing."""
@@ -202,8 +198,7 @@ class ScenarioRun:
         """Carry one step out and judge it; raises ``InfraError`` for a step that did not do what it is there for."""
         step: Step = prediction.step
         began = time.monotonic()
-        traced = {name: self.testbed.trace_log(name) for name in self.traced_guests()}
-        offsets = {name: path.stat().st_size if path.exists() else 0 for name, path in traced.items()}
+        offsets = self.witnesses.offsets()
         done, before, after = self.observe(lambda walker: walker.carry_out(step, prediction))
         keep_sample(self.evidence, f"step{prediction.index}-before", before)
         keep_sample(self.evidence, f"step{prediction.index}-after", after)
@@ -215,9 +210,9 @@ class ScenarioRun:
         observed = {**difference(before, after), **self.frames.after_step(prediction.index)}
         findings, still = apart(self.locate(finding, prediction) for finding in judge(prediction, observed, self.noise))
         messages = list(done.problems)
-        messages += self.compare_refusals(prediction, done)
+        messages += self.witnesses.compare_refusals(prediction, done)
         if not messages:
-            messages += self.compare(prediction, done, offsets)
+            messages += self.witnesses.compare(prediction, done, offsets)
         return StepResult(
             index=prediction.index,
             text=step.text(),
@@ -242,84 +237,6 @@ class ScenarioRun:
 
         said = misplaced(guest, prediction.regions, count)
         return msgspec.structs.replace(finding, reasons=(*finding.reasons, f"seen: {said}")) if said else finding
-
-    def check_tracing(self) -> None:
-        """The trace event must be on: otherwise an empty list of conversions would look like agreement.
-
-        A list of conversions that agrees shows that it is, and QEMU need not be asked.
-        """
-        ended = {step.guest for step in self.scenario.steps if isinstance(step, Close)}
-        for guest in sorted(set(self.traced_guests()) - ended):
-            with self.testbed.channels.monitor(guest) as monitor:
-                check_traced(guest, monitor)
-
-    def traced_guests(self) -> list[str]:
-        """Guests whose QEMU lists its conversions."""
-        return [spec.name for spec in self.testbed.spec.guests if spec.launch.traces_conversions]
-
-    def compare(self, prediction: StepPrediction, done: Done, offsets: Mapping[str, int]) -> list[str]:
-        """The three lists of conversions: predicted, asked by the guest, carried out by QEMU."""
-        chunks = {f"{guest.name}.r0": guest.chunks for guest in self.testbed.state.guests}
-        expected = expected_on_guest(prediction.conversions, chunks)
-        if any(guest.launch.tee for guest in self.testbed.spec.guests):
-            return self.compare_exits(expected, done.asked, offsets)
-        # Where the interposer converts by itself, only the guest's list exists.
-        traced = self.read_traces(offsets, len(done.asked)) if offsets else done.asked
-        return compare_conversions(expected, done.asked, traced)
-
-    def compare_exits(
-        self, expected: Sequence[Conversion], asked: Sequence[Conversion], offsets: Mapping[str, int]
-    ) -> list[str]:
-        """The same, where KVM joins and splits what the guest's kernel asks for before QEMU sees it."""
-        end = time.monotonic() + _TRACE_SECONDS
-        found = compare_conversions(expected, asked, asked)
-        while True:
-            texts = [read_console(self.testbed.trace_log(name), offset) for name, offset in offsets.items()]
-            traced = [read_trace(text) for text in texts]
-            arrived = sum(one.pages for trace in traced for one in trace.explicit)
-            if arrived >= sum(one.pages for one in asked) or time.monotonic() > end:
-                break
-            time.sleep(0.005)
-        whole = Traced(
-            explicit=tuple(one for trace in traced for one in trace.explicit),
-            implicit=tuple(one for trace in traced for one in trace.implicit),
-            unanswered=tuple(one for trace in traced for one in trace.unanswered),
-        )
-        return [*found, *differences(asked, whole)]
-
-    def compare_refusals(self, prediction: StepPrediction, done: Done) -> list[str]:
-        """The error that the step ended with: predicted, and seen, where the kernel says how far it came."""
-        ranges, seen = prediction.step.ranges(), done.refused
-        if not ranges:
-            return []
-        guest = ranges[0].guest
-        if seen and done.asked:
-            seen = replace(seen, offset=self.error_offset(guest))
-        return compare_refusals(prediction.refused, seen, self.testbed.guest(guest).chunks)
-
-    def error_offset(self, name: str) -> int | None:
-        """Where the guest's last conversion failed, as the interposer told of it; None where it has none to tell."""
-        guest = next(spec for spec in self.testbed.spec.guests if spec.name == name)
-        if not launch_on(guest.launch, self.testbed.state.kernel_facts).in_place:
-            return None
-        text = self.testbed.channels.control.get(guest.error_log).decode(errors="replace")
-        known, self.complaints[name] = self.complaints.get(name, 0), len(text)
-        offset = error_offset(text[known:])
-        if offset is None:
-            raise InfraError(f"a conversion of {name} was refused, and its interposer did not say at which page")
-        return offset
-
-    def read_traces(self, offsets: Mapping[str, int], wanted: int) -> list[Conversion]:
-        """What QEMU traced since ``offsets``.  The log passes a character device: wait until it has arrived."""
-        end = time.monotonic() + _TRACE_SECONDS
-        while True:
-            found: list[Conversion] = []
-            for name, offset in offsets.items():
-                text = read_console(self.testbed.trace_log(name), offset)
-                found += parse_trace(text[: text.rfind("\n") + 1])
-            if len(found) >= wanted or time.monotonic() > end:
-                return found
-            time.sleep(0.005)
 
 
 _LAST_WORDS_SECONDS = 0.5

@@ -16,6 +16,7 @@ import pytest
 from harness.counters.sample import Sample
 from harness.errors import CrashError, GmemError, InfraError, NoBootError, UsageError
 from harness.guest.agent import CALLS_AT_ONCE
+from harness.guest.conversions import Conversion
 from harness.guest.launch import SNP_STAND_IN, SW_PROTECTED_DIRECT, LaunchRecord
 from harness.host.emulated import state as shapes  # by its module: its classes begin with Test
 from harness.host.emulated import testbed as testbeds
@@ -26,7 +27,7 @@ from harness.model.designs import design_named
 from harness.model.facts import HostFacts
 from harness.model.prediction import ExpectedConversion, ExpectedError, Prediction, Reason, StepPrediction
 from harness.model.state import RegionState
-from harness.run import runner, walk
+from harness.run import runner, walk, witnesses
 from harness.run.outcome import FOREIGN, outcome, rejected_window, verdict_of_error
 from harness.run.result import CaseResult, Finding, StepResult
 from harness.run.runner import CaseName, run_scenario
@@ -248,7 +249,7 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(runner, "_LAST_WORDS_SECONDS", 0.05)
-    monkeypatch.setattr(runner, "_TRACE_SECONDS", 0.2)
+    monkeypatch.setattr(witnesses, "TRACE_SECONDS", 0.2)
     probe = FakeProbe()
     testbed = FakeTestbed(tmp_path, FakeChannels(probe))
     return Bench(tmp_path, monkeypatch, testbed, probe, FakeLab(testbed))
@@ -537,7 +538,7 @@ class TestConversions:
         def convert(self, region: int, start: int, count: int, **more: object) -> list[object]:
             with self.log.open("a") as file:
                 file.write(self.line)
-            return [runner.Conversion(CHUNKS[0] + start * 4096, count, True)]
+            return [Conversion(CHUNKS[0] + start * 4096, count, True)]
 
     def result(self, bench: Bench, line: str) -> CaseResult:
         bench.testbed.launch = SNP_STAND_IN
