@@ -65,6 +65,7 @@ def turns(pair: tuple[Side, Side], rounds: int) -> list[tuple[int, Side]]:
 def run_turn(side: Side, words: Sequence[str], out: Path, notice: Callable[[str], None]) -> None:
     """One ``gmem run``, whatever its verdict; raises the error of one that came to no results."""
     command = [sys.executable, "-m", "harness.cli.main", "run", *side.arguments(), "--out", str(out), *words]
+    command = ["setpriv", "--pdeathsig", "TERM", "--", *command]  # it ends in order when this process is killed
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
     ) as process:

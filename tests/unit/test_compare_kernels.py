@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -93,6 +97,28 @@ def test_a_turn_without_results_ends_it(
         run_turn(A, [], tmp_path / "a1", print)
     if isinstance(raised.value, GmemError):
         assert "it did not come up" in str(raised.value)
+
+
+def test_a_run_does_not_outlive_who_wanted_it(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\ntrap 'echo ended > {told}; exit 2' TERM\necho $$ > {told}\nsleep 60 &\nwait\n")
+    program.chmod(0o755)
+    code = (
+        "import sys; from pathlib import Path; from harness.cli.compare_kernels import Side, run_turn; "
+        f"sys.executable = {str(program)!r}; run_turn(Side('a', None), [], Path({str(tmp_path / 'a1')!r}), print)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as parent:
+        wait_for(lambda: told.exists() and told.read_text().strip() != "")
+        parent.kill()
+    wait_for(lambda: told.read_text() == "ended\n")
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_a_turn_with_a_verdict_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
