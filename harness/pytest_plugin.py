@@ -18,269 +18,29 @@ scenario named on the command line is a case too.  The plugin does nothing in a 
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
 from harness.errors import GmemError, InfraError, UsageError
-from harness.interruption import INTERRUPTION
+from harness.pytest_case import Case, CaseFailed
 from harness.pytest_marks import DECLARED, mark_of, not_brief
-from harness.report.series import Numbers, series
-from harness.report.store import OutDir
-from harness.run.options import RunOptions, check_options
+from harness.pytest_run import GmemRun
 from harness.run.outcome import verdict_of_error
 from harness.run.result import CaseResult
 from harness.run.runner import CaseName
-from harness.run.session import Session
-from harness.run.tell import Tell
-from harness.run.verdict import Verdict, worst
 from harness.run.walk import STEP_SECONDS
 from harness.scenario.scenario import Scenario
-from harness.scenario.steps import Step
 
-LISTENER = "gmem-listener"
-"""Name of a plugin that wants to know how the run goes; see :class:`Listener`."""
-
+__all__ = ["RANDOM_CASES", "Case", "CaseFailed", "case_name", "run_of", "selected"]
 
 RANDOM_CASES = 500
 """Cases that a function with ``gmem_seed`` becomes: enough that each rule of the model is met some fifty times."""
 
-
-class Listener(Protocol):
-    """What ``gmem run`` registers to show progress."""
-
-    def begin(self, case: str) -> None:
-        """A case begins."""
-
-    def end(self, case: CaseResult) -> None:
-        """A case has its verdict."""
-
-    def note(self, line: str) -> None:
-        """Something the user should know."""
-
-    def building(self, phase: str, done: int, total: int | None) -> None:
-        """A kernel is being fetched or built."""
-
-
-class CaseFailed(Exception):
-    """A case that did not pass; the text is its sentence."""
-
-    def __init__(self, result: CaseResult) -> None:
-        super().__init__(f"{result.verdict.value}: {result.sentence}")
-        self.result = result
-
-
-@dataclass
-class GmemRun:
-    """The run of this pytest process; made when the first case asks for it."""
-
-    config: pytest.Config
-    out: OutDir | None = None
-    session: Session | None = None
-    ended_by: tuple[Verdict, str] | None = None
-    early: list[CaseResult] = field(default_factory=list)
-    """Trouble of cases before there was a session."""
-    pytest_session: pytest.Session | None = None
-
-    def option(self, name: str) -> Any:
-        """The value of ``--gmem-NAME``."""
-        return self.config.getoption(f"gmem_{name}")
-
-    @property
-    def listener(self) -> Listener | None:
-        """Whoever wants to know how the run goes."""
-        found: Listener | None = self.config.pluginmanager.get_plugin(LISTENER)
-        return found
-
-    def note(self, line: str) -> None:
-        """Show a line to the user."""
-        if self.listener:
-            self.listener.note(line)
-        else:
-            print(line, file=sys.stderr, flush=True)
-
-    def begin(self) -> Session:
-        """The session, with its output directory."""
-        if self.session is None:
-            options = RunOptions(
-                kernel=self.option("kernel"),
-                patches=tuple(Path(path) for path in self.option("patch") or ()),
-                host=self.option("host"),
-                design=self.option("design"),
-                guest=self.option("guest"),
-                command_line=self.option("cmdline"),
-                seed=self.option("seed"),
-                deadline=self.option("deadline"),
-                keep=self.option("keep"),
-                require=self.option("require"),
-            )
-            check_options(options)  # before there is an output directory with nothing to put in
-            out_option = self.option("out")
-            self.out = out = OutDir.create(Path(out_option) if out_option else None)
-            self.session = Session(options, evidence=out.evidence, relative=out.relative, notice=self.note)
-            if self.listener:
-                self.session.progress = self.listener.building
-            early, self.early = self.early, []
-            for result in early:
-                self.add_outside(result)
-        return self.session
-
-    def add(self, result: CaseResult) -> None:
-        """A case is done: on disk first, then on the screen.  A result that cannot be kept ends the run."""
-        assert self.out is not None
-        try:
-            self.out.append(result)
-        except GmemError as error:
-            self.ended_by = self.ended_by or (verdict_of_error(error), str(error))
-            if self.pytest_session is not None:
-                self.pytest_session.shouldstop = str(error)
-        if self.listener:
-            self.listener.end(result)
-
-    def add_outside(self, result: CaseResult) -> None:
-        """A case that came to nothing by itself; it waits for the first case that needs a session."""
-        if self.session is None:
-            self.early.append(result)
-        else:
-            self.session.cases.append(result)
-            self.add(result)
-
-    def finish(self, exitstatus: int) -> int | None:
-        """Write the reports; returns the exit code, None for a run without cases."""
-        if self.session is None or self.out is None:
-            if self.early and self.ended_by is None:
-                kind = worst(result.verdict for result in self.early)
-                self.ended_by = kind, next(result.sentence for result in self.early if result.verdict is kind)
-            return self.ended_by[0].exit_code if self.ended_by else None
-        done = f"after {len(self.session.cases)} cases"
-        interrupted = exitstatus == pytest.ExitCode.INTERRUPTED or INTERRUPTION.asked
-        if interrupted and self.ended_by is None:
-            self.ended_by = (Verdict.INTERRUPTED, f"interrupted {done}")
-        elif exitstatus == pytest.ExitCode.INTERNAL_ERROR and self.ended_by is None:
-            self.ended_by = (Verdict.INFRA, f"pytest failed {done}; its traceback is on standard error")
-        try:
-            self.session.close()
-        except GmemError as error:  # beside what the cases say, not in its place
-            self.add_outside(self.session.not_given_back(error))
-        info = self.session.info(tuple(sys.argv), ended_by=self.ended_by)
-        try:
-            self.out.finish(info)
-        except GmemError as error:
-            self.ended_by = (verdict_of_error(error), str(error))
-            return error.exit_code
-        return info.exit_code
-
-
 _RUN: pytest.StashKey[GmemRun] = pytest.StashKey()
-
-
-@dataclass
-class Case:
-    """What the fixture ``gmem`` gives to a test: one case."""
-
-    gmem: GmemRun
-    name: CaseName
-    designs: tuple[str, ...]
-    guests: tuple[str, ...] = ()
-    """Launches that it is about; empty: all that a QEMU runs, and ``bare`` as far as it can do the steps."""
-    called: bool = False
-    done: CaseResult | None = None
-
-    def run(
-        self,
-        *steps: Step,
-        guests: int = 1,
-        chunks: int = 8,
-        frames: bool = False,
-        pcp_room: bool = False,
-        backing: str = "anon-4k",
-        tells: Sequence[Tell] = (),
-    ) -> CaseResult:
-        """Run the steps as one scenario on a fresh testbed; raises :class:`CaseFailed` unless they pass.
-
-        ``frames``: watch page identity too (counters ``frames/*``), at a tenth of a second per step and GiB of host.
-        ``pcp_room``: per-CPU page lists keep what a CPU frees.
-        ``backing``: what the shared side is made of (``anon-4k``, ``anon-thp``, ``memfd-4k``, ``shmem-thp``,
-        ``hugetlb``).
-        ``tells``: the numbers that the table of claims shows; without, it shows the case's own sentence.
-        """
-        self.name = replace(self.name, tells=tuple(tells))
-        made = Scenario(
-            self.name.case,
-            tuple(steps),
-            guests=guests,
-            chunks=chunks,
-            frames=frames,
-            pcp_room=pcp_room,
-            backing=backing,
-        )
-        return self.run_scenario(made)
-
-    def run_scenario(self, scenario: Scenario) -> CaseResult:
-        """Run a scenario as this case."""
-        if self.called:
-            raise UsageError(f"{self.name.suite}/{self.name.case}: a case is one scenario; give it all steps at once")
-        self.called = True
-        INTERRUPTION.check()
-        session = self.gmem.begin()
-        if self.gmem.listener:
-            self.gmem.listener.begin(f"{self.name.suite}/{self.name.case}")
-        if self.guests and session.launch.name not in self.guests:
-            why = f"the claim concerns guests started as {', '.join(self.guests)}, these are {session.launch.name}"
-            result = self._skip(session, f"{why}; --guest {self.guests[0]} has such")
-        elif self.designs and not self._concerned(session, scenario):
-            result = self._skip(session, self._other_design(session))
-        else:
-            result = session.run(scenario, self.name)
-        self.done = result
-        self.gmem.add(result)
-        if result.verdict is Verdict.SKIP:
-            pytest.skip(result.sentence)
-        if result.verdict is not Verdict.PASS:
-            raise CaseFailed(result)
-        return result
-
-    def record_series(
-        self, name: str, x: Sequence[float], y: Sequence[float], predicted: Numbers | None = None, *, axis: str = ""
-    ) -> None:
-        """Keep a curve for the table of claims: ``y`` at each ``x``, beside ``predicted`` at each (a number or a pair).
-
-        After :meth:`run`.  ``axis`` says what ``x`` counts.  Raises ``UsageError`` for curves of different lengths.
-        """
-        if self.done is None or self.gmem.out is None:
-            raise UsageError(f"{self.name.suite}/{self.name.case}: record_series() comes after run()")
-        self.gmem.out.append_series(series(self.done, name, axis, x, y, predicted))
-
-    def _concerned(self, session: Session, scenario: Scenario) -> bool:
-        """Whether the claim is about the design of the kernel under test; a broken testbed is not decided here.
-
-        Any testbed tells the design, so that one that this kernel cannot have is not asked for.
-        """
-        if not session.design:
-            try:
-                session.ready(session.spec(guests=scenario.guests, chunks=scenario.chunks))
-            except GmemError:
-                return True
-        return session.design in self.designs
-
-    def _other_design(self, session: Session) -> str:
-        return (
-            f"the claim concerns design {', '.join(self.designs)}, the kernel under test is {session.design}; "
-            f"--design {self.designs[0]} judges it all the same"
-        )
-
-    def _skip(self, session: Session, why: str) -> CaseResult:
-        result = CaseResult(
-            suite=self.name.suite, case=self.name.case, claim=self.name.claim, verdict=Verdict.SKIP, sentence=why,
-            seconds=0.0, steps=(), evidence="", repeat=self.name.repeat,
-        )  # fmt: skip
-        result = session.named(result, self.name)
-        session.cases.append(result)
-        return result
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -17,7 +17,8 @@ from harness.cli.show import Progress, final, progress
 from harness.errors import GmemError, InfraError, UsageError
 from harness.guest.launch import BARE
 from harness.images.recipes import SOURCE_ROOT
-from harness.pytest_plugin import LISTENER, RANDOM_CASES, GmemRun, run_of, selected
+from harness.pytest_plugin import RANDOM_CASES, run_of, selected
+from harness.pytest_run import LISTENER, GmemRun
 from harness.report.claims_table import Run, claims_table, has_claims
 from harness.report.claims_text import show_claims
 from harness.run.result import CaseResult

@@ -27,7 +27,7 @@ FAKE = """
 import os, time
 from pathlib import Path
 import harness.cli.main, harness.cli.run, pytest
-import harness.pytest_plugin as plugin
+import harness.pytest_run as pytest_run
 import harness.run.session as session
 from harness.errors import CrashError, InfraError, NoBootError, UsageError
 from harness.run.result import CaseResult
@@ -60,7 +60,7 @@ class FakeSession(session.Session):
             seconds=0.1, steps=(), evidence=self.relative(folder), repeat=name.repeat,
         )
 
-plugin.Session = FakeSession
+pytest_run.Session = FakeSession
 session.qemu_version = lambda: "QEMU of paper"
 """
 

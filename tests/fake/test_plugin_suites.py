@@ -306,7 +306,7 @@ class TestPlainPytest:
         ended = runs.pytest(runs.cases("pass", "crash"), "--gmem-out", "out")
         assert ended.code == 8
         assert "crash: sentence of crash" in ended.stdout
-        assert "harness/pytest_plugin.py" not in ended.stdout, "a traceback of ours is shown"
+        assert "harness/pytest_" not in ended.stdout, "a traceback of ours is shown"
         assert runs.info()["verdict"] == "crash"
 
     def test_a_mistake_before_there_is_a_session(self, runs: Runs) -> None:
