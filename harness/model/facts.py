@@ -57,6 +57,9 @@ class HostFacts:
     place and the ROM's memory therefore a guest_memfd with everything in it."""
     nodes: int = 1
     """NUMA nodes; guests and CPUs are on the first."""
+    prefaults: bool = False
+    """Whether QEMU has KVM populate what it converted, either way (KVM_PRE_FAULT_MEMORY: target/i386/kvm/kvm.c:
+    kvm_handle_hc_map_gpa_range, QEMU 10.1 and later), as if the guest had read it."""
     mirrored_tdp: bool = False
     """TDX: private and shared leaves live in two trees, so that a zap reaches one kind only."""
 

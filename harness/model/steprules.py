@@ -55,6 +55,11 @@ def _access(context: Context, region: RegionState, touched: int, *, write: bool)
     return Outcome(shared.region, private.events + shared.events)
 
 
+def read_access(context: Context, region: RegionState, touched: int) -> Outcome:
+    """The guest reads pages, or KVM populates them as if it did."""
+    return _access(context, region, touched, write=False)
+
+
 def _written(context: Context, region: RegionState, touched: int, generation: int) -> StepOutcome:
     outcome = _access(context, region, touched, write=True)
     return StepOutcome(outcome.region.write(touched, generation), outcome.events, wrote=True)
@@ -68,14 +73,15 @@ def _touch(context: Context, region: RegionState, step: Touch, generation: int) 
     touched = pages.strided(step.range.start, step.range.end, step.stride)
     if step.write:
         return _written(context, region, touched, generation)
-    outcome = _access(context, region, touched, write=False)
+    outcome = read_access(context, region, touched)
     return StepOutcome(outcome.region, outcome.events)
 
 
 def _convert(context: Context, region: RegionState, step: Convert, generation: int) -> StepOutcome:
     """One hypercall per chunk piece, also where nothing changes: the guest does not know and QEMU does not ask.
 
-    The guest asks for nothing more after a piece that the kernel refuses.
+    A QEMU that populates does so after each of them: a fault for reading (mmu.c:kvm_arch_vcpu_pre_fault_memory).  The
+    guest asks for nothing more after a piece that the kernel refuses.
     """
     del generation
     events: tuple[Event, ...] = ()
@@ -87,12 +93,15 @@ def _convert(context: Context, region: RegionState, step: Convert, generation: i
         conversions.append(ExpectedConversion(piece.start, piece.count, step.to, piece.region))
         if outcome.refused:
             return StepOutcome(region, events, tuple(conversions), refused=outcome.refused)
+        if context.facts.prefaults:
+            populated = read_access(context.at(piece), region, page_set(piece))
+            region, events = populated.region, events + populated.events
     return StepOutcome(region, events, tuple(conversions))
 
 
 def _check(context: Context, region: RegionState, step: Check, generation: int) -> StepOutcome:
     del generation
-    outcome = _access(context, region, page_set(step.range), write=False)
+    outcome = read_access(context, region, page_set(step.range))
     return StepOutcome(outcome.region, outcome.events, contents=expected_contents(outcome.region, step.range))
 
 

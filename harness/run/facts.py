@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from harness.errors import InfraError, UsageError
 from harness.guest.agent import PAGE_SIZE
 from harness.guest.launch import launch_on
+from harness.host.emulated.asking import PREFAULTS
 from harness.host.emulated.state import TestbedSpec
 from harness.images.firmware import ROM_SIZE
 from harness.model.designs import DESIGNS, design_named
@@ -50,6 +51,7 @@ def host_facts(facts: Mapping[str, str], spec: TestbedSpec) -> HostFacts:
         huge_zero_replaced=facts.get("thp.huge_zero_replaced") != "n",
         whole_folio_around=facts.get("shmem.whole_folio_around") != "n",
         nodes=spec.machine.nodes,
+        prefaults=facts.get(PREFAULTS) == "y",
         mirrored_tdp=any(form.name == "tdx" for form in started),
         zones=("DMA32", *("Normal",) * spec.machine.nodes),
         # Only a confidential guest's QEMU has a guest_memfd for its ROM.

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from harness.errors import InfraError
 from harness.guest.backing import BACKING_RECORDS
-from harness.host.emulated.asking import QUESTIONS, answer
+from harness.host.emulated import asking
+from harness.host.emulated.asking import PREFAULTS, QUESTIONS, answer, prefaults
 
 
 class Host:
@@ -63,3 +65,49 @@ def test_records_ask_what_there_is() -> None:
     asked = {record.question for record in BACKING_RECORDS.values()}
     assert asked - {""} == set(QUESTIONS)
     assert ask("", Host("nothing")) == {}
+
+
+class Traced:
+    """A QEMU with its guest: a conversion writes to the log what ``lines`` has for it, as long as events are on."""
+
+    def __init__(self, log: Path, *lines: str) -> None:
+        self.log, self.lines = log, list(lines)
+        self.events: list[tuple[str, bool]] = []
+        log.write_text("kvm_vcpu_ioctl cpu_index 0, type 0xc040aed5, arg 0x1\n")  # of an earlier time
+
+    def execute(self, command: str, arguments: dict[str, Any]) -> None:
+        assert command == "trace-event-set-state"
+        self.events.append((arguments["name"], arguments["enable"]))
+
+    def convert(self, region: int, start: int, count: int, *, private: bool, timeout: float) -> None:
+        assert (region, start, count) == (1, 0, 1)
+        with self.log.open("a") as log:
+            log.write(self.lines.pop(0))
+
+
+SHARED = "kvm_convert_memory start 0x1000 size 0x1000 private_to_shared\n"
+PRIVATE = "kvm_convert_memory start 0x1000 size 0x1000 shared_to_private\n"
+RUN = "kvm_vcpu_ioctl cpu_index 0, type 0xae80, arg 0x0\n"
+POPULATE = "kvm_vcpu_ioctl cpu_index 0, type 0xc040aed5, arg 0x7ffd2f3ff0c0\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (PRIVATE + POPULATE + RUN, SHARED + POPULATE, "y"),
+        (PRIVATE + POPULATE, SHARED, "y"),
+        (RUN + PRIVATE, SHARED, "n"),
+    ],
+    ids=["both ways", "the second not written yet", "never"],
+)
+def test_a_qemu_that_populates_is_known_by_its_trace(tmp_path: Path, first: str, second: str, said: str) -> None:
+    traced = Traced(tmp_path / "log", first, second)
+    assert prefaults(cast(Any, traced), 1, cast(Any, traced), traced.log) == {PREFAULTS: said}
+    assert traced.events == [("kvm_vcpu_ioctl", True), ("kvm_vcpu_ioctl", False)]
+
+
+def test_a_qemu_that_traces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "_LOG_SECONDS", 0.05)
+    traced = Traced(tmp_path / "log", PRIVATE, "")
+    with pytest.raises(InfraError, match=r"QEMU traced no conversion in log within 0\.05 s"):
+        prefaults(cast(Any, traced), 1, cast(Any, traced), traced.log)

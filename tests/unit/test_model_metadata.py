@@ -61,7 +61,7 @@ def test_what_a_host_is_unless_it_says_otherwise() -> None:
         2, {"g0.r0": 8}, pcp_cap=4 * 63, zones=("DMA32", "Normal"), page_size=PAGE, slab_pages=4,
         slab_objects=4 * PAGE // 576, pt_reclaim=True, tables_present=True, thp_available=True, use_zero_page=True,
         huge_zero_replaced=True, whole_folio_around=True, uniform_split=False, large_folios=True, vcpus=1, rom_pages=0,
-        mirrored_tdp=False,
+        prefaults=False, mirrored_tdp=False,
     ) == FACTS  # fmt: skip
     assert FACTS.pcp_pages == 2 * 252 * 2
     assert HostFacts(ncpu=1, regions={"g10.r0": 1, "g2.r1": 1, "g2.r0": 1}).guests == ("g2", "g10")

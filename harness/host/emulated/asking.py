@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a kernel does with huge pages of the shared side that neither its configuration nor a symbol tells: it is tried.
+"""What neither the kernel's configuration nor a symbol tells, nor QEMU's version: it is tried.
 
-On a chunk of the guest that no scenario uses, before the caches are warmed.  A backing's record names the question.
+On a chunk of the guest that no scenario uses, before the caches are warmed.  A backing's record asks what the kernel
+does with huge pages of the shared side; whether QEMU populates what it converts, its own trace says.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from harness.errors import InfraError
 from harness.guest.agent import CHUNK_PAGES, GuestAgent
+from harness.guest.conversions import parse_trace
+from harness.guest.qmp import QmpSession
 from harness.host.probe import ProbeClient
 
 _SECONDS = 30.0
@@ -53,6 +58,37 @@ QUESTIONS: Mapping[str, Callable[[GuestAgent, int, ProbeClient], bool]] = {
 def answer(name: str, agent: GuestAgent, region: int, probe: ProbeClient) -> Mapping[str, str]:
     """The fact of that name, ``y`` or ``n``; none for ''."""
     return {name: "y" if QUESTIONS[name](agent, region, probe) else "n"} if name else {}
+
+
+PREFAULTS = "qemu.prefaults"
+"""The fact whether QEMU has KVM populate what it converted."""
+_IOCTL_EVENT = "kvm_vcpu_ioctl"
+_PRE_FAULT_MEMORY = "type 0xc040aed5,"
+"""KVM_PRE_FAULT_MEMORY as QEMU traces it (accel/kvm/trace-events)."""
+_LOG_SECONDS = 10.0
+_POLL = 0.02
+
+
+def prefaults(agent: GuestAgent, region: int, monitor: QmpSession, log: Path) -> Mapping[str, str]:
+    """The fact ``PREFAULTS``: whether QEMU asks for it when the guest converts a page.  ``log`` is QEMU's.
+
+    What KVM makes of the request is not looked at: a kernel that populates by itself is not excused.  Raises
+    ``InfraError`` where QEMU traces nothing.
+    """
+    before = log.stat().st_size
+    monitor.execute("trace-event-set-state", {"name": _IOCTL_EVENT, "enable": True})
+    try:
+        # The line of the second conversion stands behind everything of the first.
+        for private in (True, False):
+            agent.convert(region, 0, 1, private=private, timeout=_SECONDS)
+    finally:
+        monitor.execute("trace-event-set-state", {"name": _IOCTL_EVENT, "enable": False})
+    end = time.monotonic() + _LOG_SECONDS
+    while len(parse_trace(text := log.read_bytes()[before:].decode("utf-8", "replace"))) < 2:
+        if time.monotonic() > end:
+            raise InfraError(f"QEMU traced no conversion in {log.name} within {_LOG_SECONDS:g} s")
+        time.sleep(_POLL)
+    return {PREFAULTS: "y" if _PRE_FAULT_MEMORY in text else "n"}
 
 
 def _give_up(agent: GuestAgent, region: int) -> None:

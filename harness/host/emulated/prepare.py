@@ -14,12 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.errors import InfraError, NoBootError
+from harness.errors import InfraError, NoBootError, NothingRanError
 from harness.guest.agent import CALLS_AT_ONCE, CHUNK_PAGES, PAGE_SIZE, GuestAgent
+from harness.guest.backing import ANON_4K, BackingRecord
 from harness.guest.conversions import EVENT, check_traced
 from harness.guest.launch import GuestSpec, launch_on
 from harness.guest.ssh import Keys
-from harness.host.emulated.asking import answer
+from harness.host.emulated.asking import PREFAULTS, answer, prefaults
 from harness.host.emulated.control import Control
 from harness.host.emulated.launching import STAND_INS, Starter, start_guests, wait_guest
 from harness.host.emulated.memory import check_memory, ram_address, set_up_memory
@@ -193,6 +194,10 @@ def _prepare_guest(
     if guest.launch.starts_private:
         for region, chunks_of in ((0, spec.chunks), (_WARM_REGION, 1)):
             agent.convert(region, 0, chunks_of * CHUNK_PAGES, private=False, timeout=_CYCLE_SECONDS)
+    if guest.launch.traces_conversions:
+        with channels.monitor(guest.name) as monitor:
+            facts.update(prefaults(agent, _WARM_REGION, monitor, channels.evidence / f"{guest.name}-qemu.log"))
+        _check_backing(guest.backing, facts)
     facts.update(answer(guest.backing.question, agent, _WARM_REGION, channels.probe))
     _warm_cpus(spec, guest.number, pid, agent, channels.probe)
     chunks = agent.where(0, chunks=spec.chunks, memory_bytes=guest.memory_bytes)
@@ -204,6 +209,15 @@ def _prepare_guest(
         _room_for_complaints(guest, channels.control)
     left = _leftover(channels.probe, pid, chunks)
     return GuestState(name=guest.name, pid=pid, chunks=chunks, ram=ram, leftover=left)
+
+
+def _check_backing(backing: BackingRecord, facts: dict[str, str]) -> None:
+    """What a backing's question and preparation say holds for a QEMU that leaves memory to the guest."""
+    if facts[PREFAULTS] == "y" and backing is not ANON_4K:
+        raise NothingRanError(
+            f"backing {backing.name}: this QEMU has KVM populate what it converts, and what becomes of the backing then"
+            " is not modelled"
+        )
 
 
 def _without_private_memory(spec: TestbedSpec, guest: GuestSpec, pid: int, agent: GuestAgent) -> GuestState:
