@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.errors import GmemError, InfraError, UsageError
+from harness.guest.launch import SNP_STAND_IN
 from harness.host.emulated.prepare import Clock, Phase
 from harness.host.emulated.state import MachineRecord, TestbedSpec, TestbedState
 from harness.host.emulated.testbed import DESCRIPTION, MACHINE, STATE_FILE
@@ -47,7 +48,8 @@ def evidence_named(place: Place) -> Iterator[None]:
 def plan_to_make(
     place: Place, spec: TestbedSpec, kernel: str | None, patches: list[Path], clocks: dict[str, Clock], *, fresh: bool
 ) -> Plan:
-    made = make_lab(kernel, clock=clocks["prepare"], notice=note, patches=patches, progress=_Building())
+    launch = spec.guests[0].launch if spec.guests else SNP_STAND_IN
+    made = make_lab(kernel, clock=clocks["prepare"], notice=note, patches=patches, progress=_Building(), launch=launch)
     saved = ""
     make_room(place)
     if not fresh:

@@ -111,7 +111,7 @@ def suite_paths(names: Sequence[str], guest: str = "") -> list[str]:
     "--guest",
     default="snp-stand-in",
     show_default=True,
-    help="How guests are started; snp, tdx, plain: by the host's own QEMU; bare: none.",
+    help="How guests are started; tdx-stand-in: QEMU's TDX path; snp, tdx, plain: by the host's own QEMU; bare: none.",
 )
 @click.option("--cmdline", default="", help="Added to the command line of the kernel under test.")
 @click.option("--out", type=click.Path(file_okay=False), help="Output directory (default: gmem-out/DATE-TIME-xxxx).")

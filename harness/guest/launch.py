@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """How a guest is started in the emulated host: one record per form, and the command line made from it.
 
-Both forms run a KVM_X86_SW_PROTECTED_VM.  ``snp-stand-in`` is stock QEMU on its own sev-snp-guest path with the
-interposer in place of the firmware; ``sw-protected-direct`` is the same QEMU without a confidential object, where the
+All forms run a KVM_X86_SW_PROTECTED_VM.  ``snp-stand-in`` is stock QEMU on its own sev-snp-guest path with the
+interposer in place of the firmware; ``tdx-stand-in`` is a newer stock QEMU on its own tdx-guest path with an interposer
+in place of the TDX module; ``sw-protected-direct`` is the same QEMU without a confidential object, where the
 interposer adds the guest_memfd and carries conversions out itself.
 
-On a kernel that converts in place both get a second interposer, which makes the guest_memfd the RAM: ``launch_on``.
+On a kernel that converts in place all get a second interposer, which makes the guest_memfd the RAM: ``launch_on``.
 """
 
 from __future__ import annotations
@@ -51,9 +52,14 @@ class LaunchRecord:
     cpu: str
     machine: str
     confidential: bool
-    """Whether QEMU gets a sev-snp-guest object."""
+    """Whether QEMU gets a confidential-guest-support object."""
     traces_conversions: bool
     """Whether QEMU itself carries conversions out, so that its trace event lists them."""
+    support: str = ""
+    """That object, with ``{cbitpos}`` where the host's goes; '' where it is made elsewhere, or there is none."""
+    accel: str = "kvm"
+    newer_qemu: bool = False
+    """Whether ``program`` is not the distribution's: the host's image carries it for this form."""
     prealloc: bool = True
     """Whether QEMU populates its RAM."""
     in_place: bool = False
@@ -95,6 +101,27 @@ SNP_STAND_IN = LaunchRecord(
     machine="microvm,confidential-guest-support=cgs0,memory-backend=ram0,acpi=on,pit=on,pic=on,rtc=on",
     confidential=True,
     traces_conversions=True,
+    support="sev-snp-guest,id=cgs0,cbitpos={cbitpos},reduced-phys-bits=1,policy=0x30000",
+)
+
+NEWER_QEMU = "/gmem/qemu"
+"""Folder of the emulated host's image with the QEMU that has a tdx-guest object."""
+
+TDX_STAND_IN = LaunchRecord(
+    name="tdx-stand-in",
+    kind_text="sw-protected (TDX stand-in)",
+    program=f"{NEWER_QEMU}/qemu-system-x86_64",
+    preload=("tdx-standin.so",),
+    firmware="firmware.bin",
+    # target/i386/kvm/tdx.c refuses named models
+    cpu="host",
+    # a TD has no PIC, and its I/O APIC is QEMU's (tdx_kvm_init)
+    machine="microvm,confidential-guest-support=cgs0,memory-backend=ram0,acpi=on,pit=on,pic=off,rtc=on",
+    confidential=True,
+    traces_conversions=True,
+    support="tdx-guest,id=cgs0",
+    accel="kvm,kernel-irqchip=split",
+    newer_qemu=True,
 )
 
 SW_PROTECTED_DIRECT = LaunchRecord(
@@ -152,7 +179,7 @@ TEE_LAUNCHES = {
 }
 """Guests of hosts with a KVM of their own; the emulated host has none of them."""
 
-LAUNCH_RECORDS = {record.name: record for record in (SNP_STAND_IN, SW_PROTECTED_DIRECT)}
+LAUNCH_RECORDS = {record.name: record for record in (SNP_STAND_IN, TDX_STAND_IN, SW_PROTECTED_DIRECT)}
 """Guests that a QEMU runs; ``BARE`` is none."""
 
 
@@ -247,7 +274,7 @@ def guest_command(spec: GuestSpec, *, cbitpos: int) -> tuple[list[str], dict[str
         "-no-reboot",
         *("-name", f"gmem-{spec.name}"),
         *("-machine", record.machine),
-        *("-accel", "kvm"),
+        *("-accel", record.accel),
         *("-cpu", record.cpu),
         *("-smp", str(spec.vcpus)),
         *("-m", f"{spec.memory_mib}M"),
@@ -271,6 +298,6 @@ def guest_command(spec: GuestSpec, *, cbitpos: int) -> tuple[list[str], dict[str
         # The log is a port too: a file would grow the page cache that is being measured.
         *("-D", f"{port}.log"),
     ]
-    if record.confidential:
-        arguments += ["-object", f"sev-snp-guest,id=cgs0,cbitpos={cbitpos},reduced-phys-bits=1,policy=0x30000"]
+    if record.support:
+        arguments += ["-object", record.support.format(cbitpos=cbitpos)]
     return arguments, {"GMEM_RAM_BYTES": str(spec.memory_bytes), "LD_PRELOAD": preload}

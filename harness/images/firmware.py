@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The guest firmware: QEMU's packaged qboot with the table that QEMU asks of an SNP firmware.
+"""The guest firmware: QEMU's packaged qboot with the table that QEMU asks of an SNP or a TDX firmware.
 
 QEMU starts an ``sev-snp-guest`` only from an image that carries a GUIDed table (it ends 32 bytes before the end of the
-image) with an SEV metadata entry and a reset block.  qboot has its 16-bit entry code and its GDT exactly there.  Both
-are moved into the zero area below, and the three operands that hold their addresses are corrected.  Everything is
-compared byte for byte with the one layout that is known, so that another qboot is refused rather than broken.
+image) with an SEV metadata entry and a reset block, and a ``tdx-guest`` only from one with TDX metadata.  qboot has its
+16-bit entry code and its GDT exactly there.  Both are moved into the zero area below, and the three operands that hold
+their addresses are corrected.  Everything is compared byte for byte with the one layout that is known, so that another
+qboot is refused rather than broken.
 
-Layout of the table: the one that OVMF ends with; of the metadata: QEMU's ``target/i386/sev.c``.
+Layout of the table: the one that OVMF ends with; of the metadata: QEMU's ``target/i386/sev.c`` and
+``hw/i386/tdvf.c``.
 """
 
 from __future__ import annotations
@@ -29,8 +31,16 @@ _NEW_GDT = 0xFED0
 _METADATA = 0xFE40
 """Where the (empty) SEV metadata goes; all of 0xfe40..0xff00 is zero in the package's image."""
 
+_TDX_METADATA = 0xFF00
+"""Where the TDX metadata goes; up to 0xff80 it is as empty."""
+_TD_HOB, _TD_HOB_SIZE = 0x80000, 0x1000
+"""Guest physical address of the list of memory that QEMU makes for a TD; qboot uses neither it nor its place."""
+_BFV, _HOB = 0, 2
+"""Types of sections in TDX metadata: boot firmware volume, hand-off blocks."""
+
 _TABLE_END = ROM_SIZE - 32
 _GUID_SEV_METADATA = uuid.UUID("dc886566-984a-4798-a75e-5585a7bf67cc")
+_GUID_TDX_METADATA = uuid.UUID("e47a6535-984a-4798-865e-4685a7bf8ec2")
 _GUID_RESET_BLOCK = uuid.UUID("00f771de-1a7e-4fcb-890e-68c77e2fb44e")
 _GUID_FOOTER = uuid.UUID("96b582de-1fb2-45f7-baea-a366c55a082d")
 _RESET_VECTOR = 0xFFFFFFF0
@@ -66,8 +76,18 @@ def _table() -> bytes:
         return data + struct.pack("<H", length) + guid.bytes_le
 
     entries = entry(struct.pack("<I", ROM_SIZE - _METADATA), _GUID_SEV_METADATA)
+    entries += entry(struct.pack("<I", ROM_SIZE - _TDX_METADATA), _GUID_TDX_METADATA)
     entries += entry(struct.pack("<I", _RESET_VECTOR), _GUID_RESET_BLOCK)
     return entries + entry(b"", _GUID_FOOTER, total=len(entries) + 18)
+
+
+def _tdx_metadata() -> bytes:
+    """The two sections without which QEMU starts no TD: the image itself, and room for the list of memory."""
+    section = struct.Struct("<IIQQII")  # offset and size in the image, address and size in memory, type, attributes
+    sections = section.pack(0, ROM_SIZE, (1 << 32) - ROM_SIZE, ROM_SIZE, _BFV, 0)
+    sections += section.pack(0, 0, _TD_HOB, _TD_HOB_SIZE, _HOB, 0)
+    head = struct.Struct("<4sIII")
+    return head.pack(b"TDVF", head.size + len(sections), 1, len(sections) // section.size) + sections
 
 
 def firmware_from_qboot(source: Path) -> bytes:
@@ -101,5 +121,7 @@ def firmware_from_qboot(source: Path) -> bytes:
     image[_CODE:_RESET_JUMP] = bytes(_RESET_JUMP - _CODE)
     image[_TABLE_END - len(table) : _TABLE_END] = table
     image[_METADATA : _METADATA + 16] = b"ASEV" + struct.pack("<III", 16, 1, 0)
+    tdx = _tdx_metadata()
+    image[_TDX_METADATA : _TDX_METADATA + len(tdx)] = tdx
     struct.pack_into("<h", image, _RESET_JUMP + 1, _NEW_CODE - (_RESET_JUMP + 3))
     return bytes(image)

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from harness.cache import ContentCache, content_key
 from harness.errors import InfraError
@@ -110,8 +111,13 @@ def guest_image(cache: ContentCache, module: Path) -> Path:
     return cache.entry("guest-image", guest_image_key(module), build, what="guest image") / "guest.cpio"
 
 
-def host_image(cache: ContentCache, *, guest: Path, guest_kernel: Path) -> Path:
-    """The emulated host's initramfs, which carries the guest's kernel and image."""
+def host_image(
+    cache: ContentCache, *, guest: Path, guest_kernel: Path, more: Mapping[str, Path] = MappingProxyType({})
+) -> Path:
+    """The emulated host's initramfs, which carries the guest's kernel and image.
+
+    ``more`` are further files for it, by where they lie in it.
+    """
     qemu = find_program("qemu-system-x86_64")
     libraries = {**shared_libraries(find_program("dropbear")), **shared_libraries(qemu)}
     roms = [QEMU_DATA / name for name in (*_OPTION_ROMS, "qboot.rom")]
@@ -119,7 +125,7 @@ def host_image(cache: ContentCache, *, guest: Path, guest_kernel: Path) -> Path:
         if not rom.is_file():
             raise InfraError(f"{rom} is missing; install the Debian package qemu-system-data")
     parts: list[str | Path] = ["host", *_source_files(), guest, guest_kernel, _busybox(), qemu, *roms]
-    for name, path in sorted(libraries.items()):
+    for name, path in sorted([*libraries.items(), *more.items()]):
         parts += [name, path]
 
     def build(folder: Path) -> None:
@@ -132,6 +138,7 @@ def host_image(cache: ContentCache, *, guest: Path, guest_kernel: Path) -> Path:
                 "/bin/gmem-probe": programs["probe"],
                 "/bin/gmem-pressure": programs["pressure"],
                 "/gmem/snp-standin.so": programs["snp-standin"],
+                "/gmem/tdx-standin.so": programs["tdx-standin"],
                 "/gmem/swprot.so": programs["swprot"],
                 "/gmem/inplace.so": programs["inplace"],
                 "/gmem/firmware.bin": work / "firmware.bin",
@@ -141,6 +148,7 @@ def host_image(cache: ContentCache, *, guest: Path, guest_kernel: Path) -> Path:
                 f"/usr/bin/{qemu.name}": qemu,
                 **{f"/usr/share/qemu/{name}": QEMU_DATA / name for name in _OPTION_ROMS},
                 **libraries,
+                **more,
                 **_base(work, programs),
             }
             pack(Tree(files=files, folders=_FOLDERS), folder / "host.cpio")

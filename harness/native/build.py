@@ -56,7 +56,13 @@ PROGRAMS: Final[Mapping[str, NativeProgram]] = MappingProxyType(
         # puts a kernel into the memory of a host and starts it
         "kexec": NativeProgram(folders=("kexec",), file="gmem-kexec"),
         # stands in for the SNP firmware under a stock QEMU
-        "snp-standin": NativeProgram(folders=("interposer/snp",), file="snp-standin.so", link=_PRELOADED),
+        "snp-standin": NativeProgram(
+            folders=("interposer/snp", "interposer/slots"), file="snp-standin.so", link=_PRELOADED
+        ),
+        # the same for the TDX module
+        "tdx-standin": NativeProgram(
+            folders=("interposer/tdx", "interposer/slots"), file="tdx-standin.so", link=_PRELOADED
+        ),
         # makes a software-protected VM of an ordinary one
         "swprot": NativeProgram(folders=("interposer/direct",), file="swprot.so", link=_PRELOADED),
         # behind one of them: translates for a kernel that converts in place

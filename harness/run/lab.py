@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.cache import ContentCache, content_key
+from harness.guest.launch import NEWER_QEMU, SNP_STAND_IN, LaunchRecord
+from harness.guest.tee.debian import unpacked_qemu
 from harness.host.config.host import HostConfig
 from harness.host.emulated.launching import STAND_INS, Starter
 from harness.host.emulated.prepare import Clock
@@ -36,8 +38,11 @@ def make_lab(
     notice: Callable[[str], None],
     patches: Sequence[Path] = (),
     progress: Progress = silent,
+    launch: LaunchRecord = SNP_STAND_IN,
 ) -> MadeLab:
     """The lab of a kernel (a name of kernels.yaml, a source tree, a bzImage; None is the default).
+
+    Its host can start guests of the distribution's QEMU, and those of ``launch``.
 
     Fetches, builds and packs what is not in the cache.  Phases of ``clock``: kernel, guest kernel, images.
     """
@@ -49,7 +54,10 @@ def make_lab(
     guest_kernel = store.resolve(None)
     clock.begin("images")
     guest = guest_image(cache, _module(cache, store, guest_kernel))
-    initrd = host_image(cache, guest=guest, guest_kernel=guest_kernel.image)
+    more = {}
+    if launch.newer_qemu:
+        more = {f"{NEWER_QEMU}/{name}": path for name, path in unpacked_qemu(cache).files().items()}
+    initrd = host_image(cache, guest=guest, guest_kernel=guest_kernel.image, more=more)
     clock.begin("")
     return MadeLab(Lab(cache, kernel=under_test.image, initrd=initrd, notice=notice), under_test)
 

@@ -58,5 +58,7 @@ def check_options(options: RunOptions) -> None:
             f"a {launch.kind_text} is one of a host with a KVM of its own (--host FILE with transport ssh or local);"
             " the emulated host has stand-ins"
         )
+    if launch.newer_qemu and not emulated:
+        raise UsageError(f"--guest {launch.name} is for the emulated host, whose image brings a QEMU for it")
     if launch.bare and (emulated or host.transport != LOCAL):
         raise UsageError("a bare guest_memfd is one of the machine that the harness runs on: --guest bare --host local")

@@ -188,7 +188,12 @@ class Session:
         clock = Clock()
         options = self.options
         made = make_lab(
-            options.kernel, clock=clock, notice=self.notice, patches=options.patches, progress=self.progress
+            options.kernel,
+            clock=clock,
+            notice=self.notice,
+            patches=options.patches,
+            progress=self.progress,
+            launch=self.launch,
         )
         self.kernel = made.kernel
         self.phases += clock.phases

@@ -127,3 +127,26 @@ def test_a_package_that_is_not_what_the_list_says(cache: ContentCache, apt: Priv
     with pytest.raises(InfraError, match="fetching qemu-system-x86 and ovmf from trixie-backports failed"):
         unpacked_qemu(cache, apt=apt)
     assert not list((cache.root / "qemu").glob("*/usr"))
+
+
+def linker(root: Path, text: str) -> UnpackedQemu:
+    """A tree whose dynamic linker is a shell script."""
+    program = root / "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!/bin/sh\nown=$2\n{text}\n")
+    program.chmod(0o755)
+    return UnpackedQemu(root)
+
+
+def test_what_its_qemu_runs_with_is_what_its_own_linker_says(tmp_path: Path) -> None:
+    """Not what this machine has by the same name."""
+    tree = linker(tmp_path, 'echo "\tlinux-vdso.so.1 (0x7ffc)"; echo "\tliba.so.1 => $own/liba.so.1 (0x7f10)"')
+    own = "usr/lib/x86_64-linux-gnu"
+    names = ["qemu-system-x86_64", "usr/bin/qemu-system-x86_64", f"{own}/ld-linux-x86-64.so.2", f"{own}/liba.so.1"]
+    assert tree.files() == {name: tmp_path / name for name in names}
+
+
+def test_a_qemu_that_cannot_be_run(tmp_path: Path) -> None:
+    tree = linker(tmp_path, 'echo "liba.so.1: cannot open" >&2; exit 127')
+    with pytest.raises(InfraError, match=r"its QEMU cannot be run \(liba.so.1: cannot open\); remove that folder"):
+        tree.files()

@@ -14,6 +14,7 @@ from harness.guest.conversions import Conversion
 from harness.guest.launch import (
     SNP_STAND_IN,
     SW_PROTECTED_DIRECT,
+    TDX_STAND_IN,
     GuestSpec,
     LaunchRecord,
     guest_command,
@@ -216,15 +217,20 @@ class TestControl:
 
 class TestLaunch:
     def test_unknown(self) -> None:
-        with pytest.raises(UsageError, match=r"unknown launch 'tdx'; known: snp-stand-in, sw-protected-direct"):
+        known = "snp-stand-in, sw-protected-direct, tdx-stand-in"
+        with pytest.raises(UsageError, match=rf"unknown launch 'tdx'; known: {known}"):
             launch_record("tdx")
 
-    def test_only_the_stand_in_has_a_confidential_object(self) -> None:
-        for record in (SNP_STAND_IN, SW_PROTECTED_DIRECT):
+    def test_only_stand_ins_have_a_confidential_object(self) -> None:
+        objects = {
+            "snp-stand-in": "sev-snp-guest,id=cgs0,cbitpos=51,reduced-phys-bits=1,policy=0x30000",
+            "tdx-stand-in": "tdx-guest,id=cgs0",
+        }
+        for record in (SNP_STAND_IN, TDX_STAND_IN, SW_PROTECTED_DIRECT):
             arguments, environment = guest_command(GuestSpec(1, launch=record), cbitpos=51)
-            assert ("sev-snp-guest,id=cgs0,cbitpos=51,reduced-phys-bits=1,policy=0x30000" in arguments) == (
-                record.confidential
-            )
+            own = objects.get(record.name)
+            assert [word for word in arguments if "-guest,id=" in word] == ([own] if own else [])
+            assert record.confidential == (own is not None)
             assert environment == {"GMEM_RAM_BYTES": str(128 << 20), "LD_PRELOAD": f"/gmem/{record.preload[0]}"}
             assert "memory-backend-ram,id=ram0,size=128M,share=off,prealloc=on" in arguments
             [network] = [word for word in arguments if word.startswith("user,")]
@@ -236,7 +242,15 @@ class TestLaunch:
         facts = {} if value is None else {"kvm.gmem_in_place_conversion": value}
         assert launch_on(SNP_STAND_IN, facts) is SNP_STAND_IN
 
-    @pytest.mark.parametrize("record", [SNP_STAND_IN, SW_PROTECTED_DIRECT])
+    def test_a_td_gets_what_qemu_asks_of_its_line(self) -> None:
+        """target/i386/kvm/tdx.c: no named CPU model, a split irqchip, no PIC; and a QEMU that has the object."""
+        arguments, _ = guest_command(GuestSpec(1, launch=TDX_STAND_IN), cbitpos=51)
+        assert arguments[0] == "/gmem/qemu/qemu-system-x86_64"
+        assert arguments[arguments.index("-cpu") + 1] == "host"
+        assert arguments[arguments.index("-accel") + 1] == "kvm,kernel-irqchip=split"
+        assert "pic=off" in arguments[arguments.index("-machine") + 1].split(",")
+
+    @pytest.mark.parametrize("record", [SNP_STAND_IN, TDX_STAND_IN, SW_PROTECTED_DIRECT])
     def test_a_kernel_that_converts_in_place_gets_the_translation_behind_the_interposer(
         self, record: LaunchRecord
     ) -> None:
@@ -257,7 +271,7 @@ class TestLaunch:
 
 def test_the_guests_qemu_polls_so_few_files_that_polling_allocates_nothing() -> None:
     """On 6.12 each poll of its 72 eventfds moved pgalloc and pgfree by two pages, dozens of times in a second."""
-    for record in (SNP_STAND_IN, SW_PROTECTED_DIRECT):
+    for record in (SNP_STAND_IN, TDX_STAND_IN, SW_PROTECTED_DIRECT):
         arguments, _ = guest_command(GuestSpec(0, record), cbitpos=51)
         assert "virtio-mmio.ioeventfd=off" in arguments
         assert "virtio-serial-device,max_ports=2" in arguments

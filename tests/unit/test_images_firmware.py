@@ -18,6 +18,7 @@ TOP = 1 << 32
 
 FOOTER = "96b582de-1fb2-45f7-baea-a366c55a082d"
 SEV_METADATA = "dc886566-984a-4798-a75e-5585a7bf67cc"
+TDX_METADATA = "e47a6535-984a-4798-865e-4685a7bf8ec2"
 RESET_BLOCK = "00f771de-1a7e-4fcb-890e-68c77e2fb44e"
 
 
@@ -63,7 +64,21 @@ class TestTable:
         assert struct.unpack("<I", read_table(image)[RESET_BLOCK]) == (TOP - 16,)
 
     def test_nothing_else_is_promised(self, image: bytes) -> None:
-        assert set(read_table(image)) == {SEV_METADATA, RESET_BLOCK}
+        assert set(read_table(image)) == {SEV_METADATA, TDX_METADATA, RESET_BLOCK}
+
+    def test_tdx_metadata_has_the_two_sections_that_qemu_wants(self, image: bytes) -> None:
+        """As tdvf_parse_metadata() reads it (hw/i386/tdvf.c)."""
+        (offset,) = struct.unpack("<I", read_table(image)[TDX_METADATA])
+        at = len(image) - offset
+        signature, length, version, count = struct.unpack_from("<4sIII", image, at)
+        assert (signature, version, count, length) == (b"TDVF", 1, 2, 16 + 2 * 32)
+        volume, hob = (struct.unpack_from("<IIQQII", image, at + 16 + 32 * n) for n in range(2))
+        assert volume == (0, len(image), TOP - len(image), len(image), 0, 0)
+        begin, size = hob[2:4]
+        assert (hob[0], hob[1], hob[4]) == (0, 0, 2)
+        # in the RAM below 640 KiB, whole pages, and not where a loaded kernel's setup or command line lies
+        assert begin % 4096 == size % 4096 == 0
+        assert 0x30000 <= begin < begin + size <= 0xA0000
 
 
 class TestMovedCode:

@@ -88,7 +88,8 @@ class TestOptions:
         [
             ({"host": "moon"}, r"there is no host moon; .* has .*emulated"),
             ({"design": "order-0"}, r"unknown gmem design 'order-0': known are order0"),
-            ({"guest": "sev"}, r"unknown launch 'sev'; known: snp-stand-in, sw-protected-direct"),
+            ({"guest": "sev"}, r"unknown launch 'sev'; known: snp-stand-in, tdx-stand-in, sw-protected-direct"),
+            ({"guest": "tdx-stand-in", "host": "local"}, "--guest tdx-stand-in is for the emulated host"),
         ],
     )
     def test_unknown_words(self, make: Make, options: dict[str, str], sentence: str) -> None:

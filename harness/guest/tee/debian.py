@@ -23,6 +23,8 @@ QEMU_SUITES = ("trixie-backports", "trixie")
 """Where a QEMU with tdx-guest is: the first suite has it, the second the libraries."""
 _PACKAGES = ("qemu-system-x86", "ovmf")
 _LIBRARIES = "usr/lib/x86_64-linux-gnu"
+_LINKER = "ld-linux-x86-64.so.2"
+_LIST_SECONDS = 30
 _WANTED = (
     f"./{_LIBRARIES}",
     "./usr/bin/qemu-system-x86_64",
@@ -37,7 +39,7 @@ _PROGRAM = f"""\
 here=$(dirname "$0")
 libraries="$here/{_LIBRARIES}"
 export QEMU_MODULE_DIR="$libraries/qemu"
-exec "$libraries/ld-linux-x86-64.so.2" --library-path "$libraries" "$here/usr/bin/qemu-system-x86_64" "$@"
+exec "$libraries/{_LINKER}" --library-path "$libraries" "$here/usr/bin/qemu-system-x86_64" "$@"
 """
 _LAYOUT = "2"
 """What is unpacked, and how: a new number makes the entries of the cache anew."""
@@ -63,6 +65,23 @@ class UnpackedQemu:
     def data(self) -> list[str]:
         """Arguments that name its files: ROMs and firmware."""
         return ["-L", str(self.root / "usr/share/qemu"), "-L", str(self.root / "usr/share/seabios")]
+
+    def files(self) -> dict[str, Path]:
+        """What its QEMU runs with, without the data: name below the root to file.
+
+        Raises ``InfraError`` where its dynamic linker does not find all libraries.
+        """
+        own = self.root / _LIBRARIES
+        qemu = f"usr/bin/{self.program.name}"
+        command = [str(own / _LINKER), "--library-path", str(own), "--list", str(self.root / qemu)]
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=_LIST_SECONDS, check=False)
+        if listed.returncode:
+            raise InfraError(f"{self.root}: its QEMU cannot be run ({listed.stderr.strip()}); remove that folder")
+        names = [self.program.name, qemu, f"{_LIBRARIES}/{_LINKER}"]
+        for word in listed.stdout.split():
+            if word.startswith(f"{own}/"):
+                names.append(str(Path(word).relative_to(self.root)))
+        return {name: self.root / name for name in names}
 
     @property
     def firmware(self) -> Path:

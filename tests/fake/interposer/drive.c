@@ -178,6 +178,52 @@ static void do_sev_null(const struct call *c)
 	result(c, ioctl(vm, KVM_MEMORY_ENCRYPT_OP, NULL), 0);
 }
 
+/* tdx ID: a command without data */
+static int tdx(unsigned long id, void *data)
+{
+	uint64_t command[3] = { id, (uintptr_t)data, 0xdead };
+	int ret = ioctl(vm, KVM_MEMORY_ENCRYPT_OP, command);
+
+	return !ret && command[2] ? -1 : ret;
+}
+
+static void do_tdx(const struct call *c)
+{
+	result(c, tdx(c->n[0], NULL), 0);
+}
+
+/* tdx_caps ROOM: capabilities, with room for so many leaves; tdx_region HVA GPA PAGES */
+static void do_tdx_caps(const struct call *c)
+{
+	uint64_t *caps = calloc(257, sizeof(*caps) + sizeof(struct kvm_cpuid_entry2));
+	struct kvm_cpuid2 *cpuid = (void *)&caps[256];
+
+	cpuid->nent = c->n[0];
+	result(c, tdx(0, caps), 0);
+	answer("caps: attributes=%#lx xfam=%#lx leaves=%u", caps[0], caps[1], cpuid->nent);
+	for (unsigned int i = 0; i < cpuid->nent && i < c->n[0]; i++)
+		answer(" %#x.%u", cpuid->entries[i].function, cpuid->entries[i].index);
+	answer("\n");
+	free(caps);
+}
+
+static void do_tdx_region(const struct call *c)
+{
+	uint64_t region[3] = { c->n[0], c->n[1], c->n[2] };
+
+	result(c, tdx(3, region), 0);
+}
+
+/* supported: KVM is asked which CPUID it supports */
+static void do_supported(const struct call *c)
+{
+	struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + MAX_WORDS * sizeof(cpuid->entries[0]));
+
+	cpuid->nent = MAX_WORDS;
+	result(c, ioctl(kvm, KVM_GET_SUPPORTED_CPUID, cpuid), 0);
+	free(cpuid);
+}
+
 /* launch_update GFN HVA LEN */
 static void do_launch_update(const struct call *c)
 {
@@ -280,6 +326,8 @@ static const struct {
 	{ "extension", do_extension }, { "vm", do_vm },	      { "vcpu", do_vcpu },
 	{ "run", do_run },	     { "region", do_region }, { "region2", do_region2 },
 	{ "attributes", do_attributes }, { "cpuid", do_cpuid }, { "sev", do_sev },
+	{ "tdx", do_tdx },	     { "tdx_caps", do_tdx_caps }, { "tdx_region", do_tdx_region },
+	{ "supported", do_supported },
 	{ "sev_null", do_sev_null }, { "launch_update", do_launch_update },
 	{ "platform", do_platform }, { "sev_issue", do_sev_issue },
 	{ "gmem", do_gmem },	     { "gmem_region", do_gmem_region },

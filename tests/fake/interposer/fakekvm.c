@@ -52,6 +52,7 @@ static struct exit exits[MAX_EXITS];
 static unsigned int exits_given, exits_taken;
 static int guest_memfd = -1, failing_errno, in_place;
 static uint64_t guest_memfd_size;
+static struct kvm_cpuid_entry2 supports;
 static char failing[32];
 static struct kvm_run *awaiting_answer;
 
@@ -112,6 +113,7 @@ static long fill_private(void)
  * fail NAME ERRNO    the next request of that name fails
  * exit REASON ERRNO DATA...   what the next KVM_RUN of the queue comes back with
  * in_place           guest_memfd converts in place, as the kernels do that have it
+ * supports LEAF EAX EBX ECX EDX    what KVM_GET_SUPPORTED_CPUID says, and nothing else
  * private            prints the extents of the guest_memfd
  * private_fill       writes to all of it
  */
@@ -126,6 +128,9 @@ static long command(char *text)
 		return 0;
 	if (sscanf(text, "exit %u %i %li %li %li %li", &exit->reason, &exit->error, &d[0], &d[1], &d[2], &d[3]) >= 2)
 		return exits_given++ - exits_taken >= MAX_EXITS ? refuse(ENOSPC) : 0;
+	if (sscanf(text, "supports %i %i %i %i %i", &supports.function, &supports.eax, &supports.ebx, &supports.ecx,
+		   &supports.edx) == 5)
+		return 0;
 	if (!strcmp(text, "private_fill"))
 		return fill_private();
 	if (!strcmp(text, "in_place"))
@@ -143,6 +148,10 @@ static long on_kvm(unsigned long request, unsigned long arg)
 		return KVM_API_VERSION;
 	case KVM_CHECK_EXTENSION:
 		return arg == 235 ? (long)vm_types : 3; /* 235 is KVM_CAP_VM_TYPES; 3 has the bit of type 1 */
+	case KVM_GET_SUPPORTED_CPUID:
+		((struct kvm_cpuid2 *)arg)->nent = 1;
+		((struct kvm_cpuid2 *)arg)->entries[0] = supports;
+		return 0;
 	case KVM_GET_VCPU_MMAP_SIZE:
 		return FK_RUN_SIZE;
 	case KVM_CREATE_VM:

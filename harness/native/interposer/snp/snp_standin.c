@@ -41,6 +41,8 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "slots.h"
+
 /* Names of newer headers than a build machine may have; values are ABI. */
 #define SI_VM_TYPE_SW_PROTECTED 1UL
 #define SI_VM_TYPE_SNP 4UL
@@ -56,20 +58,6 @@
 #define SI_API_MINOR 55
 #define SI_STATE_INIT 1
 
-struct si_memory_attributes {
-	uint64_t address, size, attributes, flags;
-};
-#define SI_SET_MEMORY_ATTRIBUTES _IOW(KVMIO, 0xd2, struct si_memory_attributes)
-
-struct si_region2 {
-	uint32_t slot, flags;
-	uint64_t guest_phys_addr, memory_size, userspace_addr;
-	uint64_t guest_memfd_offset;
-	uint32_t guest_memfd, pad1;
-	uint64_t pad2[14];
-};
-#define SI_SET_USER_MEMORY_REGION2 _IOW(KVMIO, 0x49, struct si_region2)
-
 struct si_launch_update {
 	uint64_t gfn_start, uaddr, len;
 	uint8_t type, pad0;
@@ -78,14 +66,9 @@ struct si_launch_update {
 	uint64_t pad2[4];
 };
 
-#define MAX_SLOTS 64
-#define LOW_LIMIT 0x100000ULL
-#define LOW_COPY_MAX 0x20000ULL
-
 static int (*real_ioctl)(int, unsigned long, ...);
 static int sev_fd = -1;
 static int launched;
-static struct si_region2 slots[MAX_SLOTS];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void complain(const char *what)
@@ -154,56 +137,15 @@ static int sev_command(struct sev_issue_cmd *cmd)
 	return 0;
 }
 
-static void remember_slot(const struct si_region2 *region)
-{
-	int i, empty = -1;
-
-	pthread_mutex_lock(&lock);
-	for (i = 0; i < MAX_SLOTS; i++) {
-		if (slots[i].memory_size && slots[i].slot == region->slot)
-			break;
-		if (!slots[i].memory_size && empty < 0)
-			empty = i;
-	}
-	if (i == MAX_SLOTS)
-		i = empty;
-	if (i >= 0)
-		slots[i] = *region;
-	pthread_mutex_unlock(&lock);
-}
-
-/* The address in QEMU of guest physical [gpa, gpa + size), or NULL. */
-static void *shared_address(uint64_t gpa, uint64_t size)
-{
-	void *found = NULL;
-	int i;
-
-	pthread_mutex_lock(&lock);
-	for (i = 0; i < MAX_SLOTS; i++) {
-		const struct si_region2 *s = &slots[i];
-
-		if (s->memory_size && gpa >= s->guest_phys_addr &&
-		    gpa + size <= s->guest_phys_addr + s->memory_size)
-			found = (void *)(uintptr_t)(s->userspace_addr + gpa - s->guest_phys_addr);
-	}
-	pthread_mutex_unlock(&lock);
-	return found;
-}
-
 static int launch_update(struct si_launch_update *update)
 {
 	uint64_t end = (update->gfn_start << 12) + update->len;
-	uint64_t size = update->len < LOW_COPY_MAX ? update->len : LOW_COPY_MAX;
 
-	if (end == 1ULL << 32 && size) {
-		void *low = shared_address(LOW_LIMIT - size, size);
-
-		if (!low) {
-			complain("no RAM below 1 MiB to copy the ROM to");
-			errno = EINVAL;
-			return -1;
-		}
-		memcpy(low, (char *)(uintptr_t)update->uaddr + update->len - size, size);
+	if (end == 1ULL << 32 && update->len &&
+	    slots_copy_rom_low((void *)(uintptr_t)update->uaddr, update->len)) {
+		complain("no RAM below 1 MiB to copy the ROM to");
+		errno = EINVAL;
+		return -1;
 	}
 	update->gfn_start += update->len >> 12;
 	update->uaddr += update->len;
@@ -288,12 +230,12 @@ int ioctl(int fd, unsigned long request, ...)
 	case KVM_MEMORY_ENCRYPT_REG_REGION:
 	case KVM_MEMORY_ENCRYPT_UNREG_REGION:
 		return 0;
-	case SI_SET_MEMORY_ATTRIBUTES:
+	case SLOTS_SET_ATTRIBUTES:
 		return launched ? real_ioctl(fd, request, arg) : 0;
-	case SI_SET_USER_MEMORY_REGION2:
+	case SLOTS_SET_REGION2:
 		ret = real_ioctl(fd, request, arg);
 		if (!ret)
-			remember_slot(arg);
+			slots_remember(arg);
 		return ret;
 	case KVM_SET_CPUID2:
 		return set_cpuid2(fd, arg);
