@@ -12,6 +12,7 @@ import pytest
 
 from harness.cache import ContentCache
 from harness.errors import CrashError, GmemError, InfraError, NoBootError
+from harness.host.emulated.machine import MemoryFiles
 from harness.host.emulated.prepare import Clock
 from harness.host.emulated.state import TestbedSpec
 from harness.host.emulated.testbed import BOOTS_AT_MOST, Lab
@@ -34,14 +35,21 @@ def lab_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, boots: list[GmemEr
         (tmp_path / name).write_bytes(b"x")
     places: list[Path] = []
 
-    def booted(self: Lab, spec: TestbedSpec, evidence: Path, clock: Clock) -> Any:
+    def booted(self: Lab, spec: TestbedSpec, evidence: Path, clock: Clock, memory: MemoryFiles) -> Any:
         places.append(evidence)
+        assert not list(memory.folder.iterdir()), "RAM of an attempt that failed is no RAM to begin with"
+        memory.file("ram").write_bytes(b"RAM")
         end = boots.pop(0)
         if end is not None:
             raise end
         return nullcontext(Saver())
 
+    def calibrate(self: Lab, spec: TestbedSpec, saved: Path, evidence: Path) -> None:
+        assert (saved / "state.bin").exists()
+        (saved / "noise").write_text(evidence.name)
+
     monkeypatch.setattr(Lab, "booted", booted)
+    monkeypatch.setattr(Lab, "_calibrate", calibrate)
     notice: Callable[[str], None] = lambda line: (tmp_path / "notices").open("a").write(line + "\n")  # noqa: E731
     cache = ContentCache(tmp_path / "cache", notify=notice)
     return Lab(cache, kernel=tmp_path / "kernel", initrd=tmp_path / "initrd", notice=notice), places
@@ -49,7 +57,10 @@ def lab_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, boots: list[GmemEr
 
 def test_a_hang_is_booted_again_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lab, places = lab_with(tmp_path, monkeypatch, [InfraError("guest g0 hangs"), None])
-    assert (lab.saved(SPEC, tmp_path / "evidence", Clock()) / "state.bin").read_bytes() == b"state"
+    saved = lab.saved(SPEC, tmp_path / "evidence", Clock())
+    assert (saved / "state.bin").read_bytes() == b"state"
+    assert (saved / "ram.bin").read_bytes() == b"RAM"
+    assert (saved / "noise").read_text() == "noise", "measured once the state is saved"
     assert places == [tmp_path / "evidence", tmp_path / "evidence" / "attempt-2"]
     assert "guest g0 hangs" in (tmp_path / "notices").read_text()
 
