@@ -22,7 +22,10 @@ pytestmark = pytest.mark.timeout(RUN_SECONDS)
 def test_a_delay_of_20_ms_in_punching_a_hole_is_told_apart(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "harness.cli.main", "compare", "conversion", "-k", CASES, "--patch-b", str(PATCH)]
     done = subprocess.run(
-        [*command, "--slower", "1.2", "--json", "--out", str(tmp_path / "out")], capture_output=True, text=True
+        [*command, "--slower", "1.2", "--json", "--out", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=RUN_SECONDS - 60,
     )
     assert done.returncode == Verdict.DEVIATES.exit_code, done.stderr
     found = json.loads(done.stdout)
