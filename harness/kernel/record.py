@@ -34,11 +34,16 @@ class Kernel:
     # Identifies source, configuration, patches and compiler; its first 16 digits stand in /proc/version of the booted
     # kernel as the name of the build host (not for an image, which was built elsewhere).
     key: str
+    # Commit (40 digits) and branch that a tree with git had checked out; "" for all others.
+    commit: str = ""
+    branch: str = ""
 
     def describe(self) -> dict[str, object]:
         """The record as plain values for ``run.json`` and ``--json``; paths as text."""
         return {
+            "branch": self.branch,
             "build_dir": None if self.build_dir is None else str(self.build_dir),
+            "commit": self.commit,
             "config": None if self.config is None else str(self.config),
             "config_hash": self.config_hash,
             "image": str(self.image),

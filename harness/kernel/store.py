@@ -10,6 +10,7 @@ store.resolve("/boot/vmlinuz-7.3")                # an image, as it is
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import shutil
@@ -146,7 +147,8 @@ class KernelStore:
         key = self._key(wishes, "tree", str(tree.path), tree.digest)
         origin = f"source tree {tree.path} {tree.version} ({tree.state})"
         plan = Plan(spec, key, origin, None, wishes, (), self.compiler)
-        return self._built(plan, TreeSite(self.cache, tree))
+        built = self._built(plan, TreeSite(self.cache, tree))
+        return dataclasses.replace(built, commit=tree.commit, branch=tree.branch)
 
     def _image(self, spec: str, path: Path) -> Kernel:
         """Copied into the cache, so that a rebuild during a run does not mix two kernels."""

@@ -28,6 +28,9 @@ class UserTree:
     digest: str
     # For people: "git 1a2b3c4d5e6f with local changes", or "no git".
     state: str
+    # The checked out commit in full, and its branch; "" without git, the branch also for a detached HEAD.
+    commit: str = ""
+    branch: str = ""
 
 
 def read_tree(path: Path) -> UserTree:
@@ -41,7 +44,7 @@ def read_tree(path: Path) -> UserTree:
     if any((path / name).exists() for name in (".config", "include/config", "arch/x86/include/generated")):
         raise UsageError(not_clean(path))
     digest, state = _identity(path)
-    return UserTree(path, _version(path), digest, state)
+    return UserTree(path, _version(path), digest, state, *_checked_out(path))
 
 
 def _version(path: Path) -> str:
@@ -66,6 +69,13 @@ def _identity(path: Path) -> tuple[str, str]:
             digest.update(name + b"\0" + hashlib.sha256(file.read_bytes()).digest())
     changed = bool(changes) or any(untracked)
     return digest.hexdigest(), f"git {head[:12]}" + (" with local changes" if changed else "")
+
+
+def _checked_out(path: Path) -> tuple[str, str]:
+    if not (path / ".git").exists():
+        return "", ""
+    branch = _git(path, "rev-parse", "--abbrev-ref", "HEAD").decode(errors="replace").strip()
+    return _git(path, "rev-parse", "HEAD").decode().strip(), "" if branch == "HEAD" else branch
 
 
 def _git(path: Path, *words: str) -> bytes:

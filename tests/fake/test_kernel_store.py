@@ -313,11 +313,13 @@ def test_a_tree_of_the_user_is_built_and_never_written(bench: Bench, git: bool) 
         _git(tree, "init", "-q")
         _git(tree, "add", ".")
         _git(tree, "commit", "-q", "-m", "x")
+        _git(tree, "checkout", "-q", "-b", "topic")
     before = _state(tree)
     store = bench.store()
     first = store.resolve(str(tree))
     assert first.origin.startswith(f"source tree {tree} 9.9.1 (")
     assert first.source == tree
+    assert (len(first.commit), first.branch) == ((40, "topic") if git else (0, ""))
     assert store.resolve(str(tree)) == first
     assert _state(tree) == before
     (tree / "mm" / "two.c").write_text(TWO.replace("2", "7"))
