@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import islice
 from typing import Final
@@ -15,6 +16,10 @@ from harness.run.verdict import Verdict
 
 _DIAGNOSTICS: Final = 200
 """Diagnostic lines of one case."""
+
+_ENDS: Final = re.compile(r"(List of all partitions|Kernel panic - not syncing(?=: VFS)|reboot(?=: System halted)):")
+"""What ends a list to the kernel's own parser, wherever it stands (``KTAP_END``, tools/testing/kunit/kunit_parser.py):
+a kernel that finds no root prints just that, and the sentence about it would hide all results behind it."""
 
 
 def ktap(info: RunInfo, cases: Sequence[CaseResult]) -> str:
@@ -35,10 +40,15 @@ def ktap(info: RunInfo, cases: Sequence[CaseResult]) -> str:
     ]
     for number, case in enumerate(everything, 1):
         if case.verdict not in GOOD:
-            lines.extend(f"# {line}" for line in islice(details(case), _DIAGNOSTICS))
+            lines.extend(_diagnostic(line) for line in islice(details(case), _DIAGNOSTICS))
         lines.append(_result(number, case))
     lines.append(f"# verdict: {info.verdict.value}: {one_line(info.sentence)}")
-    return "\n".join(lines) + "\n"
+    return _ENDS.sub(r"\1 :", "\n".join(lines)) + "\n"
+
+
+def _diagnostic(line: str) -> str:
+    """``# Subtest: x`` would begin a nested list, whatever a suite is called."""
+    return f"#  {line}" if line.startswith("Subtest") else f"# {line}"
 
 
 def _result(number: int, case: CaseResult) -> str:
