@@ -63,6 +63,7 @@ def _properties(suite: ET.Element, info: RunInfo) -> None:
         "guest": guest_kind_text(info.guest_kind),
         "host": ", ".join(f"{key}={value}" for key, value in sorted(info.host.items())),
         "kernel": kernel_text(info),
+        "seed": str(info.seed),
         "verdict": info.verdict.value,
     }
     for name, value in values.items():

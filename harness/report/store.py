@@ -28,6 +28,7 @@ from harness.report.claims_table import Run, Table, claims_table, has_claims
 from harness.report.html import html
 from harness.report.junit import junit_xml
 from harness.report.ktap import ktap
+from harness.report.markdown import markdown
 from harness.report.series import Series
 from harness.report.text import one_line, storable
 from harness.run.result import CaseResult, RunInfo
@@ -39,6 +40,7 @@ RUN: Final = "run.json"
 JUNIT: Final = "junit.xml"
 KTAP: Final = "results.ktap"
 HTML: Final = "report.html"
+SUMMARY: Final = "summary.md"
 CLAIMS_JSON: Final = "claims.json"
 CLAIMS_HTML: Final = "claims.html"
 EVIDENCE: Final = "evidence"
@@ -145,9 +147,10 @@ class OutDir:
 
 
 def write_reports(path: Path, info: RunInfo, cases: list[CaseResult], curves: list[Series] | None = None) -> None:
-    """Write ``junit.xml``, ``results.ktap``, ``report.html`` and the table of claims of a run into its directory."""
+    """Write the reports of a run, and its table of claims if it has one, into its directory."""
     _write(path / JUNIT, '<?xml version="1.0" encoding="UTF-8"?>\n' + junit_xml(info, cases))
     _write(path / KTAP, ktap(info, cases))
+    _write(path / SUMMARY, markdown(info, cases))
     table = claims_table([Run(info, cases, curves or [], path)], path) if has_claims(cases) else None
     _write(path / HTML, html(info, cases, path, table))
     if table is not None:

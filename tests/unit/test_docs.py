@@ -50,7 +50,7 @@ def command_lines(document: Path) -> list[str]:
     text = text_of(document)
     spans = re.findall(r"`(gmem [^`]+)`", text)
     lines = re.findall(r"^(?: {4}|)(?:\$ |time )?(gmem .*)$", text, re.M)
-    return [re.split(r"\s#|  ", line)[0].strip() for line in [*spans, *lines]]
+    return [re.split(r"\s#|  | [|>]", line)[0].strip() for line in [*spans, *lines]]
 
 
 def resolve(words: list[str]) -> tuple[click.Command, list[str]]:
@@ -83,7 +83,7 @@ def test_commands_exist(document: Path) -> None:
         known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)} | {"--help"}
         before = rest[: rest.index("--")] if "--" in rest else rest
         for word in before:
-            if word.startswith("-"):
+            if word.startswith("-") and word != "-":
                 assert word.partition("=")[0] in known, f"{line}: {command.name} has no option {word}"
 
 

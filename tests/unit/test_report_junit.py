@@ -55,6 +55,7 @@ def test_suites_numbers_and_properties() -> None:
         "guest": "sw-protected (SNP stand-in): no memory is encrypted",
         "host": "cpus=2, kind=emulated",
         "kernel": "7.3.4 #1 SMP PREEMPT_DYNAMIC [7.3]",
+        "seed": "7",
         "verdict": "crash",
     }
 

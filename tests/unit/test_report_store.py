@@ -19,7 +19,7 @@ from harness.report.store import OutDir, load
 from harness.run.verdict import Verdict
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-REPORTS = ["evidence", "junit.xml", "report.html", "results.jsonl", "results.ktap", "run.json", "started"]
+REPORTS = ["evidence", "junit.xml", "report.html", "results.jsonl", "results.ktap", "run.json", "started", "summary.md"]
 
 
 def refuse(line: str) -> None:
