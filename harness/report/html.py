@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from harness.guest.console import find_crash, read_console
 from harness.report.claims_page import claims_section
 from harness.report.claims_table import Table, inside
 from harness.report.pages import template
+from harness.report.plots import HEIGHT, WIDTH, Plot, counter_plots
 from harness.report.summary import (
     KeyCounter,
     case_name,
@@ -30,7 +32,7 @@ from harness.report.summary import (
     sharpness_text,
     summarize,
 )
-from harness.report.text import tail
+from harness.report.text import bounded, clean, tail
 from harness.run.result import CaseResult, CounterSharpness, Finding, RunInfo, StepResult
 from harness.run.verdict import Verdict
 
@@ -39,6 +41,8 @@ _ROWS: Final = 200
 _CONSOLES: Final = 8
 _PASSING: Final = 40
 """Cases that pass and are shown step by step; of a run of hundreds, 50 kB each would make a page nobody can open."""
+_BEFORE, _OOPS = 5, 100
+"""Lines of a console that are shown before and after the one with which a crash begins; an oops has about 60."""
 _OPEN: Final = frozenset({Verdict.CRASH, Verdict.NO_BOOT})
 """Verdicts whose cause is on a console."""
 _CLOSED: Final = frozenset({Verdict.PASS, Verdict.XFAIL, Verdict.SKIP, Verdict.NOTHING_RAN})
@@ -48,6 +52,10 @@ _CLOSED: Final = frozenset({Verdict.PASS, Verdict.XFAIL, Verdict.SKIP, Verdict.N
 class _Console:
     name: str
     lines: list[str]
+    oops: list[str] = field(default_factory=list)
+    """What the console shows of a crash, from a few lines before it; it may be long before the end."""
+    line: int = 0
+    """Where the crash begins, from 1."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,7 @@ class _Case:
     anchor: str
     where: str
     counters: tuple[KeyCounter, ...]
+    plots: list[Plot]
     steps: list[_Step]
     more_steps: int
     link: str
@@ -96,7 +105,9 @@ def html(info: RunInfo, cases: Sequence[CaseResult], out: Path, claims: Table | 
     detailed = _detailed(told)
     return template("report.html.j2").render(
         info=info,
+        counts="".join(f"{count} {word} · " for word, count in sorted(info.counts.items()) if count),
         facts=_facts(info),
+        size=(WIDTH, HEIGHT),
         guest_kind=guest_kind_text(info.guest_kind),
         kernel=kernel_text(info),
         cases=told,
@@ -166,10 +177,11 @@ def _case(number: int, case: CaseResult, out: Path) -> _Case:
         anchor=f"case-{number}",
         where="" if summary.step is None else f"step {summary.step.index}",
         counters=summary.counters,
+        plots=counter_plots(case),
         steps=[_step(step) for step in case.steps[:_STEPS]],
         more_steps=max(0, len(case.steps) - _STEPS),
         link="" if folder is None else "./" + quote(case.evidence.strip("/")) + "/",
-        consoles=[] if folder is None else _consoles(folder, out),
+        consoles=[] if folder is None else _consoles(folder, out, crashed=case.verdict in _OPEN),
         open=case.verdict not in _CLOSED,
         open_consoles=case.verdict in _OPEN,
     )
@@ -193,17 +205,29 @@ def _step(step: StepResult) -> _Step:
     )
 
 
-def _consoles(folder: Path, out: Path) -> list[_Console]:
-    """The ends of all consoles in a folder of evidence, the host's first."""
+def _consoles(folder: Path, out: Path, *, crashed: bool = False) -> list[_Console]:
+    """The ends of all consoles in a folder of evidence, the host's first; with ``crashed`` the crash itself too."""
     found = sorted(folder.glob("*console*.txt"), key=lambda path: (path.name != "host-console.txt", path.name))
     consoles = []
     for path in found[:_CONSOLES]:
         try:
             if path.is_file() and path.resolve().is_relative_to(out.resolve()):
-                consoles.append(_Console(path.relative_to(out.resolve()).as_posix(), tail(path)))
+                oops, line = _oops(path) if crashed else ([], 0)
+                consoles.append(_Console(path.relative_to(out.resolve()).as_posix(), tail(path), oops, line))
         except OSError as error:
             consoles.append(_Console(path.name, [f"(cannot be read: {error.strerror})"]))
     return consoles
+
+
+def _oops(path: Path) -> tuple[list[str], int]:
+    """The lines of a console around its first crash and the number of the line that shows it; nothing for none."""
+    text = read_console(path)
+    found = find_crash(text)
+    if found is None:
+        return [], 0
+    first = max(0, found.line - 1 - _BEFORE)
+    lines = clean(text).split("\n")[first : found.line + _OOPS]
+    return [bounded(line.expandtabs()) for line in lines], found.line
 
 
 def _run_consoles(cases: Sequence[CaseResult], out: Path) -> list[_Console]:

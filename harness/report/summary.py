@@ -142,7 +142,7 @@ def _movement(step: StepResult) -> tuple[int, int]:
 
 
 def _summary(step: StepResult | None, findings: Sequence[Finding], limit: int) -> Summary:
-    ordered = sorted(findings, key=lambda finding: _rank(finding.counter))
+    ordered = sorted(findings, key=lambda finding: counter_rank(finding.counter))
     counters = tuple(
         KeyCounter(one_line(f.counter, 100), f.predicted, observed_text(f.observed), outside(f))
         for f in ordered[:limit]
@@ -150,7 +150,8 @@ def _summary(step: StepResult | None, findings: Sequence[Finding], limit: int) -
     return Summary(step, counters, max(0, len(ordered) - limit))
 
 
-def _rank(counter: str) -> tuple[int, str]:
+def counter_rank(counter: str) -> tuple[int, str]:
+    """Orders counters: what a reader asks for first comes first."""
     for index, pattern in enumerate(_ORDER):
         if fnmatch.fnmatchcase(counter, pattern):
             return index, counter

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,17 +11,11 @@ from PIL import Image
 
 from harness.cli.main import main
 from harness.report.model_terms import PLOTS
+from tests.browser.chromium import browse, too_wide
 
 DESIGNS = ("order0", "thp-discard", "inplace-thp")
 COLOURS = ((0x09, 0x69, 0xDA), (0xCF, 0x22, 0x2E), (0x1A, 0x7F, 0x37))
 """What the page paints them in, in this order (harness/report/model.html.j2)."""
-
-SECONDS = 120.0
-"""Deadline of one start of the browser; it takes 2 s on an idle machine."""
-
-WIDTH_PROBE = """<script>
-addEventListener("load", () => { document.body.dataset.tooWide = document.documentElement.scrollWidth - innerWidth; });
-</script></body>"""
 
 
 @pytest.fixture(scope="module")
@@ -35,20 +27,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "model.html"
 
 
-def browse(page: Path, size: str = "1200,2400") -> tuple[str, list[str], Path]:
-    """The document after its scripts ran, what the console said, and the screenshot."""
-    browser = shutil.which("chromium")
-    assert browser, "the browser is missing: apt-get install chromium (ci/setup does)"
-    shot = page.with_name(f"{page.stem}-{size.replace(',', 'x')}.png")
-    words = [
-        browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={page.parent / 'profile'}",
-        "--proxy-server=127.0.0.1:9", "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr",
-        "--virtual-time-budget=20000", f"--window-size={size}", f"--screenshot={shot}", "--dump-dom", page.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=True)
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line], shot
-
-
 def drawn(dom: str) -> dict[str, list[str]]:
     """For each plot, the paths of its curves as plotly drew them; samples of a line in the legend are no curves."""
     parts = re.split(r'id="plot-(\w+)"', dom)[1:]
@@ -57,8 +35,9 @@ def drawn(dom: str) -> dict[str, list[str]]:
 
 
 def test_curves_are_drawn(page: Path) -> None:
-    dom, console, _ = browse(page)
-    assert console == []
+    seen = browse(page)
+    dom = seen.dom
+    assert (seen.console, seen.asked) == ([], [])
     curves = drawn(dom)
     assert list(curves) == [plot.column for plot in PLOTS]
     for name, paths in curves.items():
@@ -73,7 +52,7 @@ def test_curves_are_drawn(page: Path) -> None:
 
 def test_screenshot_is_not_blank(page: Path) -> None:
     """Kept beside the page, as an artifact of the run."""
-    _, _, shot = browse(page)
+    shot = browse(page).shot
     with Image.open(shot) as image:
         assert image.size == (1200, 2400)
         painted = {colour: count for count, colour in image.convert("RGB").getcolors(1 << 24) or ()}
@@ -87,18 +66,13 @@ def test_blank_page_would_be_seen(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     broken = page.with_name("broken.html")
     broken.write_text(re.sub(r"<script>/\*.*?</script>", "", text, count=1, flags=re.S), encoding="utf-8")
-    dom, console, _ = browse(broken)
-    assert not any(drawn(dom).values())
-    assert "Plotly is not defined" in "".join(console)
+    seen = browse(broken)
+    assert not any(drawn(seen.dom).values())
+    assert "Plotly is not defined" in "".join(seen.console)
 
 
 def test_phone_needs_no_scrolling_sideways(page: Path) -> None:
-    narrow = page.with_name("narrow.html")
-    narrow.write_text(page.read_text(encoding="utf-8").replace("</body>", WIDTH_PROBE), encoding="utf-8")
-    dom, _, _ = browse(narrow, "390,1600")
-    match = re.search(r'data-too-wide="(-?[0-9]+)"', dom)
-    assert match, "the probe did not run"
-    assert int(match[1]) <= 0
+    assert too_wide(page) <= 0
 
 
 def test_nothing_is_asked_of_the_network(page: Path) -> None:

@@ -20,7 +20,25 @@ from harness.run.verdict import Verdict
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 TAGS = {"html", "head", "meta", "title", "style", "body", "header", "main", "section", "h1", "h2", "h3", "p", "div"}
 TAGS |= {"span", "a", "br", "details", "summary", "pre", "table", "thead", "tbody", "tr", "th", "td", "dl", "dt", "dd"}
-ATTRIBUTES = {"lang", "charset", "http-equiv", "content", "name", "class", "id", "href", "open"}
+TAGS |= {"nav", "figure", "figcaption", "svg", "line", "g", "rect", "circle", "path", "text"}
+ATTRIBUTES = {
+    "viewbox",
+    "role",
+    "aria-label",
+    "x1",
+    "x2",
+    "y1",
+    "y2",
+    "x",
+    "y",
+    "width",
+    "height",
+    "cx",
+    "cy",
+    "r",
+    "d",
+}
+ATTRIBUTES |= {"text-anchor", "lang", "charset", "http-equiv", "content", "name", "class", "id", "href", "open"}
 
 
 @dataclass
@@ -45,7 +63,7 @@ class Page(HTMLParser):
         assert set(names) <= ATTRIBUTES, names
         if tag not in VOID:
             self.stack.append(tag)
-        if "href" in names:
+        if "href" in names and "nav" not in self.stack:
             self.links.append(names["href"] or "")
         if tag == "details":
             self.details.append((names.get("class") or names.get("id") or "", "open" in names))
@@ -69,23 +87,23 @@ def page(info: RunInfo, cases: list[CaseResult], out: Path) -> Page:
     return Page(html(info, cases, out))
 
 
-def test_the_verdict_comes_first_then_the_facts_then_the_cases(tmp_path: Path) -> None:
+def test_the_verdict_comes_first_then_the_cases_then_the_facts(tmp_path: Path) -> None:
     good = case("whole", Verdict.PASS, step(0, finding("nr_file_pages", -512, -512)))
     shown = page(run_info(), [good], tmp_path).shown
     position = 0
     for text in (
         "sentence of the run",
         "sw-protected (SNP stand-in): no memory is encrypted",
-        "release 7.3.4",
-        "kvm_gmem_get_pfn gives order 0",
-        "kind emulated",
-        "version 10.0.2",
-        "gmem run 'a suite'",
         "conversions/whole",
         "nr_file_pages -512 / -512",
         "convert g0.r0[0:512] to shared",
         "punch: 512 present pages of g0.r0 leave the page cache",
         "pgfault +3",
+        "release 7.3.4",
+        "kvm_gmem_get_pfn gives order 0",
+        "kind emulated",
+        "version 10.0.2",
+        "gmem run 'a suite'",
     ):
         position = shown.index(text, position)
 
@@ -131,6 +149,42 @@ def test_what_is_open(tmp_path: Path, verdict: Verdict, case_open: bool, console
     assert "line 299 " not in found.shown
     assert found.shown.index("host-console.txt") < found.shown.index("g0-console.txt")
     assert found.links == ["#case-1", "./evidence/a/"]
+
+
+OOPS = "WARNING: CPU: 1 PID: 312 at mm/truncate.c:77 truncate_folio+0x1c/0x40"
+
+
+def test_the_oops_is_open_however_long_before_the_end(tmp_path: Path) -> None:
+    folder = tmp_path / "evidence" / "a"
+    folder.mkdir(parents=True)
+    before = [f"quiet {number}" for number in range(1000)]
+    after = [f"later {number}" for number in range(1000)]
+    (folder / "host-console.txt").write_text("\n".join([*before, f"[ 1.5] {OOPS}", "<script>\x1b[31m", *after]))
+    (folder / "g0-console.txt").write_text("the guest's")
+    found = page(run_info(Verdict.CRASH), [case("a", Verdict.CRASH, evidence="evidence/a")], tmp_path)
+    assert found.details == [("case-1", True), ("console oops", True), ("console", False), ("console", False)]
+    assert "the crash in evidence/a/host-console.txt, line 1001" in found.shown
+    assert f"quiet 999 [ 1.5] {OOPS} <script> later 0" in found.shown
+    assert "quiet 994 " not in found.shown
+
+
+def test_counters_are_drawn_over_the_steps(tmp_path: Path) -> None:
+    steps = (
+        step(0, finding("nr_file_pages", 512, 512), finding("F", -520, -512, high=-510)),
+        step(1, finding("nr_file_pages", -1, 0, verdict=Verdict.DEVIATES), text="<b>"),
+    )
+    text = html(run_info(Verdict.DEVIATES), [case("a", Verdict.DEVIATES, *steps)], tmp_path)
+    first, second = text.split("<figure>")[1:]
+    assert 'class="c bad">nr_file_pages<' in first, "what deviates comes first"
+    assert first.count('<circle class="bad"') == 1
+    assert "<title>step 1: predicted -1, observed +0</title>" in first
+    assert "<title>step 0: predicted -520..-510, observed -512</title>" in second
+    assert second.count("<circle") == 1, "nobody knows where it stood after the second step"
+    assert "No case" not in Page(text).shown
+
+
+def test_a_case_without_steps_has_no_plot(tmp_path: Path) -> None:
+    assert "<svg" not in html(run_info(), [case("a"), case("b", Verdict.PASS, step(0))], tmp_path)
 
 
 def test_the_console_of_a_boot_that_failed_is_shown_without_any_case(tmp_path: Path) -> None:
