@@ -22,21 +22,28 @@ from harness.errors import UsageError
 HOST_CONFIGS = Path(__file__).resolve().parents[2] / "host-configs"
 
 
-class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"base": "from"}):
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"base": "from"}):
     """One kernel as it stands in the file."""
 
     base: str = ""
+    """Another kernel of the file: its source, then its fragments and patches before those given here."""
     series: str = ""
+    """Kernel series as Debian ships its source: package ``linux-source-SERIES``."""
     suites: tuple[str, ...] = ()
+    """Where to look for it, in this order; ``RELEASE`` stands for the Debian release of the machine."""
     version: str = ""
+    """Exact package version; without, what the first suite that has the package offers."""
     config: tuple[str, ...] = ()
+    """Fragments below ``host-configs/fragments``, merged in this order over "everything off"."""
     patches: tuple[str, ...] = ()
+    """Below the series' folder in ``host-configs/patches``, applied in this order with ``patch -p1``."""
     note: str = ""
+    """One sentence for ``gmem kernel list``."""
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     default: str
-    kernels: dict[str, _Entry]
+    kernels: dict[str, Entry]
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class _Loader(yaml.BaseLoader):
 class Catalog:
     """The named kernels of one ``kernels.yaml``."""
 
-    def __init__(self, path: Path, default: str, entries: dict[str, _Entry]) -> None:
+    def __init__(self, path: Path, default: str, entries: dict[str, Entry]) -> None:
         self.path = path
         self.default = default
         self._entries = entries
@@ -141,7 +148,7 @@ class Catalog:
                 raise UsageError(f"{where} names {path}, which does not exist")
         return recipe
 
-    def _chain(self, name: str) -> list[_Entry]:
+    def _chain(self, name: str) -> list[Entry]:
         """The entries from the root of ``from`` down to ``name``."""
         chain = [self._entries[name]]
         seen = [name]
@@ -169,5 +176,5 @@ def _with_nearest(message: str) -> str:
     match = re.search(r"unknown field `([^`]*)`", message)
     if match is None:
         return message
-    known = ("default", "kernels") if "$." not in message else ("from", *(_Entry.__struct_fields__[1:]))
+    known = ("default", "kernels") if "$." not in message else ("from", *(Entry.__struct_fields__[1:]))
     return f"unknown key {match[1]}{_nearest(match[1], known)}; known are {', '.join(known)}"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from harness.scenario.scenario import Scenario
 from harness.scenario.steps import STEP_TYPES, Step
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 
 CASE_ONLY = (Verdict.SKIP, Verdict.XFAIL)
@@ -57,7 +58,7 @@ def resolve(words: list[str]) -> tuple[click.Command, list[str]]:
     """The command that the words name, and the rest of them."""
     command: click.Command = gmem
     context = click.Context(gmem, info_name="gmem")
-    while words and isinstance(command, click.Group) and not words[0].startswith("-"):
+    while words and isinstance(command, click.Group) and not words[0].startswith(("-", "[")):
         found = command.get_command(context, words[0])
         assert found is not None, f"gmem has no command {words[0]}"
         command, words = found, words[1:]
@@ -85,6 +86,69 @@ def test_commands_exist(document: Path) -> None:
         for word in before:
             if word.startswith("-") and word != "-":
                 assert word.partition("=")[0] in known, f"{line}: {command.name} has no option {word}"
+
+
+def parse(line: str) -> str:
+    """What the parser says against a line of a document, '' when it would be run; files need not exist here."""
+    words = [word.rstrip(";") for word in shlex.split(line)][1:]
+    context = click.Context(gmem, info_name="gmem")
+    command: click.Command = gmem
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        found = command.get_command(context, words[0])
+        assert found is not None, line
+        command, context, words = found, click.Context(found, info_name=words[0], parent=context), words[1:]
+    try:
+        command.make_context(command.name, list(words), parent=context.parent)
+    except click.exceptions.Exit:
+        return ""  # --help and --version end here
+    except click.UsageError as error:
+        said = error.format_message()
+        return "" if "does not exist" in said else said
+    return ""
+
+
+def whole_lines(document: Path) -> list[str]:
+    """The command lines in blocks of code that stand there to be typed: no synopsis, no group by itself."""
+    lines = re.findall(r"^(?: {4}|)(?:\$ |time )?(gmem .*)$", text_of(document), re.M)
+    typed = [re.split(r"\s#|  | [|>]|; ", line)[0].strip() for line in lines]
+    return [line for line in typed if "[" not in line and not line.endswith("...") and not line.endswith("COMMAND")]
+
+
+@everywhere
+def test_command_lines_are_accepted(document: Path) -> None:
+    """By the parser itself, with every value; nothing is run."""
+    if document.parent.name == "reference":
+        return  # written from the parser
+    refused = {line: said for line in whole_lines(document) if (said := parse(line))}
+    assert not refused
+
+
+def test_a_wrong_command_line_would_be_refused() -> None:
+    assert "is not in the range" in parse("gmem run --repeat 0 smoke")
+    assert "No such option" in parse("gmem run --no-such-thing")
+    assert "Missing argument" in parse("gmem compare one")
+
+
+RUNNABLE = re.compile(r"gmem (?:--version|model .+|kernel list|host (?:list|schema|check [\w./-]+\.yaml)|\w+ --help)")
+"""Command lines that need no testbed, no network and no file of the reader's."""
+
+
+def runnable() -> list[str]:
+    lines = {line for document in DOCUMENTS for line in (*whole_lines(document), *command_lines(document))}
+    return sorted(line for line in lines if RUNNABLE.fullmatch(line) and "[" not in line)
+
+
+@pytest.mark.parametrize("line", runnable())
+def test_examples_that_need_no_testbed_run(line: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "harness.cli.main", *shlex.split(line)[1:]]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_some_examples_are_run() -> None:
+    assert any(line.startswith("gmem model --compare") for line in runnable())
+    assert len(runnable()) >= 5
 
 
 def test_readme_names_commands() -> None:
