@@ -21,9 +21,12 @@ _LINES: Final = 40
 _DASHES: Final = ("solid", "dash", "dashdot", "longdash", "longdashdot")
 
 
-def claims_section(table: Table) -> Markup:
-    """The table; the page around it defines the colours."""
-    return Markup(template("claims_table.html.j2").render(table=table, shown=_CASES, link=_link))
+def claims_section(table: Table, *, fold: bool = False) -> Markup:
+    """The table; the page around it defines the colours.  ``fold``: claims that no run decides are folded away."""
+    untold = [row for row in table.claims if fold and not any(cell.verdict for cell in row.cells)]
+    told = [row for row in table.claims if row not in untold]
+    page = template("claims_table.html.j2")
+    return Markup(page.render(table=table, told=told, untold=untold, shown=_CASES, link=_link))
 
 
 def claims_page(table: Table) -> str:

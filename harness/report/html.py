@@ -43,6 +43,8 @@ _PASSING: Final = 40
 """Cases that pass and are shown step by step; of a run of hundreds, 50 kB each would make a page nobody can open."""
 _BEFORE, _OOPS = 5, 100
 """Lines of a console that are shown before and after the one with which a crash begins; an oops has about 60."""
+_WRONG: Final = 20
+"""Cases that did not pass and are named before everything else."""
 _OPEN: Final = frozenset({Verdict.CRASH, Verdict.NO_BOOT})
 """Verdicts whose cause is on a console."""
 _CLOSED: Final = frozenset({Verdict.PASS, Verdict.XFAIL, Verdict.SKIP, Verdict.NOTHING_RAN})
@@ -112,12 +114,14 @@ def html(info: RunInfo, cases: Sequence[CaseResult], out: Path, claims: Table | 
         kernel=kernel_text(info),
         cases=told,
         detailed=detailed,
+        wrong=[case for case in told if case.open],
+        wrong_shown=_WRONG,
         anchors={case.anchor for case in detailed},
         sharp=_sharp(info),
         sharp_text=sharpness_text(info.sharpness),
         consoles=_run_consoles(cases, out),
         open_consoles=info.verdict in _OPEN,
-        claims="" if claims is None else claims_section(claims),
+        claims="" if claims is None else claims_section(claims, fold=True),
         curves=claims is not None and bool(claims.curves),
     )
 

@@ -111,7 +111,7 @@ def postgres() -> Iterator[str]:
     It refuses to run as root, so root runs it as ``nobody``.
     """
     programs = _servers_programs()
-    folder = Path(tempfile.mkdtemp(prefix="gpg-"))  # short: a Unix socket lives below it
+    folder = Path(tempfile.mkdtemp(prefix="gpg-", dir="/tmp"))  # short, for its socket, and open to nobody
     nobody = pwd.getpwnam("nobody")
     user: Mapping[str, object] = {}
     if os.geteuid() == 0:

@@ -20,7 +20,7 @@ from harness.run.verdict import Verdict
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 TAGS = {"html", "head", "meta", "title", "style", "body", "header", "main", "section", "h1", "h2", "h3", "p", "div"}
 TAGS |= {"span", "a", "br", "details", "summary", "pre", "table", "thead", "tbody", "tr", "th", "td", "dl", "dt", "dd"}
-TAGS |= {"nav", "figure", "figcaption", "svg", "line", "g", "rect", "circle", "path", "text"}
+TAGS |= {"nav", "ul", "li", "figure", "figcaption", "svg", "line", "g", "rect", "circle", "path", "text"}
 ATTRIBUTES = {
     "viewbox",
     "role",
