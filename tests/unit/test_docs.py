@@ -126,7 +126,7 @@ def test_command_lines_are_accepted(document: Path) -> None:
 def test_a_wrong_command_line_would_be_refused() -> None:
     assert "is not in the range" in parse("gmem run --repeat 0 smoke")
     assert "No such option" in parse("gmem run --no-such-thing")
-    assert "Missing argument" in parse("gmem compare one")
+    assert "Missing argument" in parse("gmem history compare one")
 
 
 RUNNABLE = re.compile(r"gmem (?:--version|model .+|kernel list|host (?:list|schema|check [\w./-]+\.yaml)|\w+ --help)")
@@ -268,7 +268,7 @@ def test_every_file_names_its_license() -> None:
     without = {"LICENSE", ".gitignore", "README.md"}
     bare = []
     for path in tracked():
-        exempt = path.name in without or path.suffix in (".md", ".txt", ".log") or not path.is_file()
+        exempt = path.name in without or path.suffix in (".md", ".txt", ".log", ".png") or not path.is_file()
         if not exempt and path.stat().st_size:
             head = path.read_text(encoding="utf-8", errors="replace").splitlines()[:3]
             if not any("SPDX-License-Identifier: GPL-2.0-only" in line for line in head):
