@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``results.ktap`` as the kernel's own tool reads it: kunit_parser.py of the default kernel's source.
+"""What a run writes, as others read it: above all KTAP with the kernel's own parser, from the default kernel's source.
 
-It stands here because the source is there once the kernel under test has been built; it boots nothing by itself.
+It stands here because the source is there once the kernel under test has been built, and for the run at its end.
 """
 
 from __future__ import annotations
@@ -11,12 +11,23 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
+import msgspec
 import pytest
+from junitparser import JUnitXml
+from kcidb_io.schema import LATEST
 
+from harness.history.database import History
+from harness.history.importing import add
+from harness.history.record import read_folder
+from harness.history.series import statuses
+from harness.history.status import Status
 from harness.kernel.store import KernelStore
+from harness.report.kcidb import kcidb
 from harness.report.ktap import ktap
+from harness.report.store import load
 from harness.run.result import CaseResult, RunInfo
 from harness.run.verdict import Verdict
 from tests.emulated.conftest import Gmem
@@ -129,11 +140,27 @@ def test_a_list_that_is_cut_off_is_seen(kunit: Path) -> None:
     assert parse(kunit, text.replace("conversions/a", "Kernel panic - not syncing: VFS:")).errors > 0
 
 
-def test_a_real_run(kunit: Path, gmem_cli: Gmem) -> None:
+def test_a_real_run_is_read_by_everybody(kunit: Path, gmem_cli: Gmem, tmp_path: Path) -> None:
+    """One run of a real kernel: KTAP by the kernel's parser, JUnit, KCIDB, and the history."""
     ended = gmem_cli.run("smoke", "-k", "rest or one_page")
+    assert ended.code == 0, ended.said()
     found = parse(kunit, (ended.out / "results.ktap").read_text())
     assert found.errors == 0
     assert [(name, status) for name, status, _, _ in found.tests] == [
         ("smoke/rest", "SUCCESS"),
         ("smoke/one_page", "SUCCESS"),
     ]
+    (suite,) = JUnitXml.fromfile(str(ended.out / "junit.xml"))
+    assert (suite.tests, suite.failures, suite.errors) == (2, 0, 0)
+    properties = {one.name: one.value for one in suite.properties()}
+    assert ended.info["kernel"]["release"] in properties["kernel"]
+    assert properties["verdict"] == "pass"
+    document = kcidb([(msgspec.convert(ended.info, RunInfo), load(ended.out)[1])])
+    LATEST.validate_exactly(document)
+    assert [test["path"] for test in document["tests"]] == ["gmem.smoke.rest", "gmem.smoke.one_page"]
+    assert document["builds"][0]["id"] == f"gmem:{ended.info['kernel']['key']}"
+    history = History.open(str(tmp_path / "history.sqlite"), make=True)
+    assert add(history, read_folder(ended.out))
+    assert not add(history, read_folder(ended.out))
+    told = Status(date.today(), statuses(history, today=date.today()))
+    assert (told.verdict, told.sentence) == (Verdict.PASS, "no case of 2 deviates")
