@@ -71,7 +71,8 @@ class TestOutput:
         assert "mine/pass" in ended.stdout
         assert "sentence of deviates" in ended.stdout
         assert {path.name for path in (runs.folder / "out").iterdir()} == {
-            "started", "results.jsonl", "run.json", "junit.xml", "results.ktap", "report.html", "evidence",
+            "started", "results.jsonl", "run.json", "junit.xml", "results.ktap", "summary.md", "report.html",
+            "evidence",
         }  # fmt: skip
         assert runs.results()[0]["claim"] == "Claim."
         assert (runs.folder / "out" / runs.results()[0]["evidence"] / "scenario.yaml").exists()

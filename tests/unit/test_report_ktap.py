@@ -64,3 +64,23 @@ def test_a_repetition_is_no_directive() -> None:
 def test_hostile_text_makes_no_result_of_its_own(text: str) -> None:
     ((word, _, _, directive, _),) = results(ktap(hostile_run(text), [hostile_case(text)]))
     assert (word, directive) == ("not ok", "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Kernel panic - not syncing: VFS: Unable to mount root fs",
+        "reboot: System halted",
+        "List of all partitions:",
+    ],
+)
+def test_no_text_ends_the_list(text: str) -> None:
+    """At these the kernel's own parser stops reading, wherever on a line they stand (KTAP_END of kunit_parser.py)."""
+    told = ktap(hostile_run(text), [hostile_case(text), case("last")])
+    assert text not in told
+    assert len(results(told)) == 2
+
+
+def test_no_suite_begins_a_nested_list() -> None:
+    told = ktap(run_info(Verdict.DEVIATES), [hostile_case("Subtest: x")])
+    assert not re.search(r"^\s*# Subtest: ", told, re.M)
