@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Row, or_, select
@@ -85,7 +86,7 @@ def _find(connection: Connection, name: str) -> Row[Any]:
             or_(
                 runs.c.key.startswith(name, autoescape=True),
                 runs.c.commit.startswith(name, autoescape=True),
-                runs.c.folder == name.rstrip("/"),
+                runs.c.folder.in_([name.rstrip("/"), str(Path(name).resolve())]),
             )
         )
         .order_by(runs.c.started.desc(), runs.c.key)

@@ -35,7 +35,10 @@ _MARKS: Final = {
 }
 _UNDECIDED: Final = "⚠️"
 _SPECIAL: Final = re.compile(r"([\\`*_\[\]<>|~&$!])")
-_LIVELY: Final = re.compile(r"@|#|(?<=[a-z]):(?=//)|(?<=www)\.|(?<=mailto):|(?<=xmpp):|:(?=\w)", re.I)
+_LIVELY: Final = re.compile(
+    r"@|#|(?<=[a-z]):(?=//)|(?<=www)\.|(?<=mailto):|(?<=xmpp):|:(?=[a-z_+-]|100:|1234:)|[!$%&~](?=\w)", re.I
+)
+"""What is taken for a link, a mention, a reference (GitLab's too) or a picture when something stands behind it."""
 _FENCE: Final = "`" * 4
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -204,6 +205,7 @@ class TestStatus:
         assert main(["history", "compare", folders[0], f"{3:040x}"]) == 1
         assert "smoke/one: pass -> deviates: unaccounted too high, rule untouched" in capsys.readouterr().out
         assert main(["history", "compare", folders[0], folders[1]]) == 0
+        assert main(["history", "compare", os.path.relpath(folders[0]), f"{folders[1]}/"]) == 0
         assert main(["history", "compare", folders[0], "nonsense"]) == 4
         assert main(["history", "show", "smoke/three"]) == 4
         assert main(["history", "runs", "-n", "1"]) == 0

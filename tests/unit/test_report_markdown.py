@@ -59,6 +59,7 @@ def test_a_flood_is_bounded() -> None:
 
 def test_mentions_references_and_links_are_taken_away() -> None:
     text = plain("@someone #12 https://evil.example www.evil.example a_b_c :tada: $x$")
+    assert plain("at 20:18:42") == "at 20:18:42"
     for lively in ("@someone", "#12", "https://", "www.evil", ":tada:", "a_b_c", " $x$"):
         assert lively not in text
 
