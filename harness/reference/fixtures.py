@@ -8,8 +8,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.pytest_case import Case
 from harness.pytest_marks import DECLARED
-from harness.pytest_plugin import Case, pytest_addoption
+from harness.pytest_plugin import pytest_addoption
 from harness.reference.markdown import code, page, prose, table
 from harness.run.tell import Tell
 
