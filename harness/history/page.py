@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from harness.history.judgement import CaseStatus, Result
 from harness.history.record import DEVIATIONS, Line
-from harness.history.status import Status, readings, told
+from harness.history.status import Status, decides, readings, told
 from harness.report.pages import template
 from harness.run.verdict import Verdict
 
@@ -21,6 +21,7 @@ _STRIP: Final = 40
 """Newest results of a case that are drawn."""
 _DEVIATIONS: Final = 300
 _LINES: Final = 300
+_HOSTS: Final = 40
 _CASES: Final = 400
 """What a page shows of each kind; more would be a page that nobody opens, and --json has all."""
 _GOOD: Final = (Verdict.PASS, Verdict.XFAIL)
@@ -46,6 +47,15 @@ class _Case:
 
 
 @dataclass(frozen=True)
+class _GridRow:
+    """A kernel as one guest kind and design judges it, on every host."""
+
+    name: str
+    cells: list[Verdict | None]
+    """By host; None where it never ran."""
+
+
+@dataclass(frozen=True)
 class _Line:
     line: Line
     counts: str
@@ -63,10 +73,13 @@ def status_page(status: Status, folder: Path) -> str:
         )
     ]
     lines.sort(key=lambda line: not line.open)
+    hosts = sorted({case.line.host for case in status.cases})[:_HOSTS]
     return template("history.html.j2").render(
         status=status,
         verdict=status.verdict,
         counts=_counts(status.cases),
+        hosts=hosts,
+        grid=_grid(status.cases, hosts) if len(lines) > 1 else [],
         sections=[
             ("Deviations", [_case(case, folder) for case in status.deviating[:_DEVIATIONS]], len(status.deviating)),
             (
@@ -80,6 +93,19 @@ def status_page(status: Status, folder: Path) -> str:
         lines=lines[:_LINES],
         more=max(0, len(lines) - _LINES),
     )
+
+
+def _grid(cases: Sequence[CaseStatus], hosts: Sequence[str]) -> list[_GridRow]:
+    """The worst of what decides, for each kernel and host."""
+    found: dict[str, dict[str, list[Verdict]]] = {}
+    for case in cases:
+        kernel = case.line.kernel + (f" ({case.line.branch})" if case.line.branch else "")
+        row = found.setdefault(f"{kernel}, {case.line.guest}, {case.line.design}", {})
+        row.setdefault(case.line.host, []).extend(case.deciding)
+    return [
+        _GridRow(name, [decides(row[host]) if host in row else None for host in hosts])
+        for name, row in sorted(found.items())[:_LINES]
+    ]
 
 
 def _counts(cases: Sequence[CaseStatus]) -> str:

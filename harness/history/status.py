@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -23,7 +23,7 @@ class Status:
     @property
     def verdict(self) -> Verdict:
         """The worst of what decides; ``nothing-ran`` when all there is was skipped or is in quarantine."""
-        return worst(verdict for case in self.cases for verdict in case.deciding if verdict not in _NOTHING)
+        return decides(verdict for case in self.cases for verdict in case.deciding)
 
     @property
     def deviating(self) -> list[CaseStatus]:
@@ -65,6 +65,11 @@ class Status:
         ]
         several = f" on {len(lines)} lines" if len(lines) != 1 else ""
         return f"{told}{several}{''.join(f', {part}' for part in more)}"
+
+
+def decides(verdicts: Iterable[Verdict]) -> Verdict:
+    """The worst of what says something; ``nothing-ran`` for none."""
+    return worst(verdict for verdict in verdicts if verdict not in _NOTHING)
 
 
 def shown(status: Status) -> list[CaseStatus]:

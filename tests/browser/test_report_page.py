@@ -124,6 +124,9 @@ def test_the_page_of_the_history(tmp_path: Path) -> None:
         wrong = step(0, finding("unaccounted", 0, 1, verdict=verdict))
         info = run_info(verdict, started=f"2026-01-{number:02d}T00:00:00+00:00")
         add(history, record(info, [case("<script>" * 9, verdict, wrong), case("b")], tmp_path / f"run{number}"))
+    for host in ("snp1", "a-host-with-a-long-name.example", "tdx1", "tdx2"):
+        info = run_info(started="2026-01-09T00:00:00+00:00", host={"name": host})
+        add(history, record(info, [case("b")], tmp_path / host))
     page = tmp_path / "status.html"
     page.write_text(status_page(Status(date(2026, 1, 9), statuses(history, today=date(2026, 1, 9))), tmp_path))
     seen = browse(page)
@@ -132,4 +135,6 @@ def test_the_page_of_the_history(tmp_path: Path) -> None:
     assert '<span class="good">·····</span><span class="bad">×××</span>' in seen.dom
     assert '<a href="./run8/report.html">report</a>' in seen.dom
     assert "<script" not in seen.dom
+    (row,) = re.findall(r"<tr><td>7.3, sw-protected, order0</td>(.*?)</tr>", seen.dom)
+    assert re.findall(r">([a-z-]+)</span>", row) == ["pass", "pass", "pass", "pass", "deviates"]
     assert too_wide(page) <= 0
