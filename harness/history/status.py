@@ -53,7 +53,9 @@ class Status:
     def sentence(self) -> str:
         """In one sentence, with what does not decide."""
         bad, lines = self.deviating, {case.line for case in self.cases}
-        told = f"{len(bad)} of {len(self.cases)} cases deviate" if bad else f"no case of {len(self.cases)} deviates"
+        several = f" on {len(lines)} lines" if len(lines) != 1 else ""
+        count = f"{len(self.cases)}{' cases' if bad else ''}{several}"
+        told = f"{len(bad)} of {count} deviate" if bad else f"no case of {count} deviates"
         more = [
             f"{len(some)} {words}"
             for some, words in (
@@ -63,8 +65,7 @@ class Status:
             )
             if some
         ]
-        several = f" on {len(lines)} lines" if len(lines) != 1 else ""
-        return f"{told}{several}{''.join(f', {part}' for part in more)}"
+        return f"{told}{''.join(f', {part}' for part in more)}"
 
 
 def decides(verdicts: Iterable[Verdict]) -> Verdict:
