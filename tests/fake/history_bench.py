@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import pwd
@@ -23,6 +24,7 @@ from harness.run.result import CaseResult, Finding, RunInfo, StepResult
 from harness.run.verdict import Verdict, worst
 
 SECONDS = 60.0
+PR_SET_PDEATHSIG = 1
 
 
 def a_case(
@@ -89,6 +91,11 @@ def _servers_programs() -> Path:
     return found[-1].parent
 
 
+def _end_with_us() -> None:
+    """In the server before it begins: a worker that is killed must not leave it behind."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
+
+
 def _answers(url: str) -> bool:
     try:
         psycopg.connect(url).close()
@@ -129,7 +136,7 @@ def postgres() -> Iterator[str]:
         with (folder / "log").open("wb") as log:
             server = subprocess.Popen(
                 [programs / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"],
-                stdout=log, stderr=log, **usual,
+                stdout=log, stderr=log, preexec_fn=_end_with_us, **usual,
             )  # fmt: skip
         end = time.monotonic() + SECONDS
         url = f"postgresql://gmem@/postgres?host={folder}"
@@ -140,6 +147,6 @@ def postgres() -> Iterator[str]:
         yield url
     finally:
         if server is not None:
-            server.send_signal(signal.SIGINT)  # to PostgreSQL: end now, whoever is connected
+            server.send_signal(signal.SIGQUIT)  # at once, whoever is connected: nothing has to be kept
             server.wait(timeout=SECONDS)
         shutil.rmtree(folder)
