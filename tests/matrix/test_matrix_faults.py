@@ -23,3 +23,11 @@ def test_private_memory_that_the_host_can_read(gmem_cli: Gmem) -> None:
     )
     assert ended.code == Verdict.DEVIATES.exit_code, ended.stdout + ended.stderr
     assert "host view: 200 pages of g0.r0[100:300] are not as predicted: page 100 shows the host" in ended.said()
+
+
+def test_a_kernel_on_which_no_testbed_can_be_prepared(gmem_cli: Gmem) -> None:
+    patch = FAULTS / "collapse-keeps-a-reference.patch"
+    ended = gmem_cli.run("smoke", "-k", "rest", "--kernel", "7.3-inplace-thp", "--patch", str(patch))
+    assert ended.code == Verdict.NO_BOOT.exit_code, ended.stdout + ended.stderr
+    assert "no testbed can be prepared on it: g0: the conversion of" in ended.said()
+    assert "is refused: EAGAIN" in ended.said()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import InfraError, NoBootError, NothingRanError
-from harness.guest.agent import CALLS_AT_ONCE, CHUNK_PAGES, PAGE_SIZE, GuestAgent
+from harness.guest.agent import CALLS_AT_ONCE, CHUNK_PAGES, PAGE_SIZE, ConversionRefused, GuestAgent
 from harness.guest.backing import ANON_4K, BackingRecord
 from harness.guest.conversions import EVENT, check_traced
 from harness.guest.launch import GuestSpec, launch_on
@@ -116,7 +116,11 @@ def prepare(
         starter.came_up(guest, pids[guest.name], channels)
     clock.begin("regions")
     for guest in started:
-        guests.append(_prepare_guest(spec, guest, pids[guest.name], channels, keys, facts))
+        try:
+            guests.append(_prepare_guest(spec, guest, pids[guest.name], channels, keys, facts))
+        except ConversionRefused as error:  # nobody holds a page here: no design has a reason to refuse one
+            why = f"the kernel under test came up, but no testbed can be prepared on it: {error}"
+            raise NoBootError(why) from error
     probe.pcpcap(PCP_FRACTION)
     probe.settle()
     release = control.check(["uname", "-r"]).strip()

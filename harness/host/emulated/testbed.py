@@ -19,7 +19,7 @@ from typing import TypeVar
 import msgspec
 
 from harness.cache import ContentCache, content_key
-from harness.errors import InfraError
+from harness.errors import GmemError, InfraError
 from harness.guest.agent import GuestAgent
 from harness.guest.ssh import SshSession
 from harness.host.calibrate import idle_noise
@@ -132,7 +132,7 @@ class Testbed(ProbedTestbed):
         clock.begin("user space")
         try:
             self._state = prepare(self.spec, self.channels, self.evidence, clock)
-        except InfraError:
+        except GmemError:
             self.check_consoles()  # a crash explains whatever else failed
             raise
         self.check_consoles()
