@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.scenario.scenario import Scenario
 from harness.scenario.steps import Empty
 from tests.emulated.conftest import Gmem
-from tests.emulated.test_faults import FAULTS
+from tests.planted.faults import FAULTS
 
 EMPTY_STEPS = 100
 

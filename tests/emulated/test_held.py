@@ -13,9 +13,9 @@ from harness.report.store import OutDir
 from harness.run.options import RunOptions
 from harness.run.session import Session
 from tests.emulated.conftest import Gmem
+from tests.planted.faults import FAULTS
 
-HERE = Path(__file__).parent
-SUITE = HERE.parents[1] / "suites" / "c05_held_folio"
+SUITE = Path(__file__).parents[2] / "suites" / "c05_held_folio"
 KERNEL = "7.3-thp-discard"
 WINDOW = 512 * PAGE
 
@@ -29,7 +29,7 @@ WINDOW = 512 * PAGE
 )
 def test_lost_data_is_caught(gmem_cli: Gmem, fault: str, words: str) -> None:
     """One loses pages, which counters tell; one keeps them and loses what is in them, which only the guest can tell."""
-    patch = str(HERE / "faults" / f"{fault}.patch")
+    patch = str(FAULTS / f"{fault}.patch")
     cases = "test_nobody_refers or (stays_whole and written)"
     ended = gmem_cli.run(str(SUITE), "-k", cases, "--kernel", KERNEL, "--patch", patch)
     assert ended.code == 1, ended.stdout + ended.stderr

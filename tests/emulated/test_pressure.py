@@ -4,13 +4,12 @@ matter it passes."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from harness.run.verdict import Verdict
 from tests.emulated.conftest import Gmem
+from tests.planted.faults import FAULTS
 
 KERNEL = "7.3-thp-discard"
-FAULT = Path(__file__).parent / "faults" / "huge-only-where-memory-is-plenty.patch"
+FAULT = FAULTS / "huge-only-where-memory-is-plenty.patch"
 
 
 def test_blocks_that_are_not_used_are_missed_and_only_where_there_are_some(gmem_cli: Gmem) -> None:

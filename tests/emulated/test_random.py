@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from harness.run.verdict import Verdict
 from tests.emulated.conftest import Gmem
+from tests.planted.faults import FAULTS
 
 CASES = 25
 """Of the 500 that ``gmem run model`` draws: the first ones already hold every kind of step."""
-FAULT = Path(__file__).parent / "faults" / "last-page-not-converted.patch"
+FAULT = FAULTS / "last-page-not-converted.patch"
 
 
 def test_the_healthy_kernel_does_what_the_model_says(gmem_cli: Gmem) -> None:

@@ -3,11 +3,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tests.emulated.conftest import Gmem
-
-FAULTS = Path(__file__).parent / "faults"
+from tests.planted.faults import FAULTS
 
 
 def test_the_selftests_pass(gmem_cli: Gmem) -> None:

@@ -15,8 +15,9 @@ from harness.run.verdict import Verdict
 from harness.scenario.scenario import Scenario
 from harness.scenario.steps import Fallocate
 from tests.emulated.conftest import Gmem, gmem_cli  # noqa: F401 - a fixture
+from tests.planted.faults import FAULTS
 
-FAULT = Path(__file__).parent / "faults" / "seam-of-two-allocations-leaks.patch"
+FAULT = FAULTS / "seam-of-two-allocations-leaks.patch"
 SEED = "135"
 """The first one that has the three steps; what is drawn from it follows from the seed alone."""
 

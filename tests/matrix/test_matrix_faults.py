@@ -9,8 +9,8 @@ import pytest
 
 from harness.run.verdict import Verdict
 from tests.emulated.conftest import RUN_SECONDS, Gmem
+from tests.planted.faults import FAULTS
 
-FAULTS = Path(__file__).parent / "faults"
 SUITES = Path(__file__).parents[2] / "suites"
 
 pytestmark = pytest.mark.timeout(RUN_SECONDS)
