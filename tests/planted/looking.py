@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Looks at a kernel by the command itself: builds it, runs suites or selftests on it, and reads what that left."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from harness.errors import UsageError
+from harness.images.recipes import SOURCE_ROOT
+from harness.run.result import CaseResult, RunInfo
+from harness.run.verdict import Verdict
+from tests.planted.faults import Fault
+from tests.planted.results import SELFTESTS, WHOLE, Book, Result, key_of, missed, shown
+
+BUILD_SECONDS, RUN_SECONDS = 3600.0, 3600.0
+"""Deadlines of one command: a first build on a busy machine, and all suites on a kernel of which every boot is slow."""
+SELFTEST_SECONDS = "180"
+"""Of one selftest: the longest takes half a minute on a healthy kernel, and one that hangs need not take longer."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+    @property
+    def error(self) -> str:
+        """Its last words."""
+        lines = [line.strip() for line in (self.stderr + self.stdout).splitlines() if line.strip()]
+        told = [line for line in lines if line.startswith("gmem: ")]
+        return (told or lines or [f"exit code {self.code}"])[-1].removeprefix("gmem: ")
+
+
+Command = Callable[[Sequence[str], float], Ended]
+
+
+def gmem(arguments: Sequence[str], deadline: float) -> Ended:
+    """``gmem ARGUMENTS`` of this tree, to its end; raises ``subprocess.TimeoutExpired`` after ``deadline`` seconds."""
+    began = time.monotonic()
+    words = [sys.executable, "-m", "harness.cli.main", *arguments]
+    done = subprocess.run(
+        words, cwd=SOURCE_ROOT, text=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=deadline
+    )
+    return Ended(done.returncode, done.stdout, done.stderr, time.monotonic() - began)
+
+
+def whole() -> tuple[str, ...]:
+    """The default suites: those of ``gmem run``, and of each claim the cases that ``ci/accept`` runs."""
+    claims = sorted(path.name for path in (SOURCE_ROOT / "suites").glob("c[0-9][0-9]_*"))
+    return ("smoke", "conversion", *claims, "integrity", "--brief")
+
+
+@dataclass(frozen=True)
+class Look:
+    """One kernel, looked at in one way."""
+
+    kernel: str
+    way: str
+    arguments: tuple[str, ...]
+    """Behind ``gmem run`` or ``gmem selftests``."""
+    fault: Fault | None = None
+
+    @property
+    def name(self) -> str:
+        return self.fault.name if self.fault else f"healthy {self.kernel}"
+
+
+def look_at(fault: Fault, way: str) -> Look:
+    """How a fault is looked at."""
+    arguments = {WHOLE: whole(), SELFTESTS: ("--deadline", SELFTEST_SECONDS)}.get(way, fault.cases_words)
+    return Look(fault.kernel, way, arguments, fault)
+
+
+def look_at_healthy(kernel: str, way: str, faults: Sequence[Fault]) -> Look:
+    """The same for the kernel without a fault: every case that shows one of ``faults``."""
+    if way != "cases":
+        return Look(kernel, way, look_at(faults[0], way).arguments)
+    suites = tuple(dict.fromkeys(suite for fault in faults for suite in fault.suites or ("smoke", "conversion")))
+    expressions = dict.fromkeys(fault.expression for fault in faults)
+    if "" in expressions:
+        return Look(kernel, way, suites)
+    return Look(kernel, way, (*suites, "-k", " or ".join(f"({text})" for text in expressions)))
+
+
+def result_of(look: Look, book: Book, out: Path, resume: bool, command: Command = gmem) -> tuple[Result, bool]:
+    """What became of it, and whether that was known already; a new result is in the book when this returns."""
+    key = key_of(look.fault, look.kernel, look.way, look.arguments)
+    known = book.find(look.fault.name if look.fault else "", look.kernel, look.way, key) if resume else None
+    if known is not None and known.decided:
+        return known, True
+    result = _run(look, key, out, command)
+    book.append(result)
+    return result, False
+
+
+def _run(look: Look, key: str, out: Path, command: Command) -> Result:
+    """Build and run; what fails on the way is a result too, with the sentence."""
+    patch = ("--patch", str(look.fault.patch)) if look.fault else ()
+    fault = look.fault.name if look.fault else ""
+
+    def failed(verdict: Verdict, sentence: str) -> Result:
+        return Result(fault=fault, kernel=look.kernel, way=look.way, key=key, verdict=verdict, missed=sentence)
+
+    try:
+        built = command(["kernel", "build", look.kernel, *patch, "--json"], BUILD_SECONDS)
+        if built.code:
+            return failed(Verdict.USAGE if built.code == Verdict.USAGE.exit_code else Verdict.INFRA, built.error)
+        folder = _fresh(out, f"{look.name.replace(' ', '-')}-{look.way}")
+        kind = "selftests" if look.way == SELFTESTS else "run"
+        ran = command([kind, *look.arguments, "--kernel", look.kernel, *patch, "--out", str(folder)], RUN_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        return failed(Verdict.INFRA, f"gmem {error.cmd[3]} did not end within {error.timeout:.0f} s")
+    if not (folder / "run.json").is_file():
+        return failed(Verdict.INFRA, ran.error)
+    info = msgspec.json.decode((folder / "run.json").read_bytes(), type=RunInfo)
+    lines = (folder / "results.jsonl").read_bytes().splitlines()
+    cases = [msgspec.json.decode(line, type=CaseResult) for line in lines]
+    base = Result(
+        fault=fault,
+        kernel=look.kernel,
+        way=look.way,
+        key=key,
+        verdict=info.verdict,
+        build_seconds=_build_seconds(built.stdout),
+        seconds=round(ran.seconds, 1),
+        cases={f"{case.suite}/{case.case}" if case.suite else case.case: case.verdict.value for case in cases},
+    )
+    return msgspec.structs.replace(base, **_said(look, info, cases))
+
+
+def _said(look: Look, info: RunInfo, cases: Sequence[CaseResult]) -> dict[str, str]:
+    """The fields of the result that say whether the fault is caught, and by what."""
+    if info.verdict is Verdict.INFRA:
+        return {"missed": info.sentence}
+    if look.fault is None or look.way == SELFTESTS:
+        wanted = Verdict.PASS if look.fault is None else info.verdict  # selftests are asked, and owe nothing
+        return {"missed": "" if info.verdict is wanted else info.sentence}
+    found = shown(look.fault, cases)
+    said = {"missed": missed(look.fault, info.verdict, found)}
+    if found is not None:
+        said |= {"case": found.case, "counter": found.counter, "reason": found.reason}
+    return said
+
+
+def _fresh(out: Path, name: str) -> Path:
+    """A folder that is not there yet."""
+    for number in range(1, 10_000):
+        folder = out / "runs" / f"{name}-{number}"
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            return folder.absolute()
+    raise UsageError(f"{out} has ten thousand runs of {name}: name another directory")
+
+
+def _build_seconds(told: str) -> float:
+    """What the build took that made this image, from the record beside it."""
+    try:
+        meta = Path(json.loads(told)["image"]).parent / "meta.json"
+        return float(json.loads(meta.read_text())["seconds"])
+    except (OSError, ValueError, KeyError):
+        return 0.0
