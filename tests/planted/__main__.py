@@ -59,7 +59,7 @@ def main(
     lines: list[Line] = []
     code = 0
     try:
-        for line in board_lines(chosen, way, selftests, resume, out):
+        for line in board_lines(chosen, way, selftests, resume, out, gmem):
             lines.append(line)
     except KeyboardInterrupt:
         click.echo("interrupted; --resume continues", err=True)
