@@ -40,6 +40,27 @@ def test_fallocate(gmem: Case) -> None:
     )  # fmt: skip
 
 
+def test_fallocate_gives_zeroes(gmem: Case) -> None:
+    """Pages that a guest wrote to, gave back, and gets again by an allocation ahead come up zeroed."""
+    chunk = G0[0:512]
+    gmem.run(
+        Convert(chunk, PRIVATE), Populate(chunk), Convert(chunk, SHARED), Convert(chunk, PRIVATE), Fallocate(chunk),
+        Check(chunk, "zero"),
+    )  # fmt: skip
+
+
+def test_fallocate_over_present(gmem: Case) -> None:
+    """An allocation over pages that are there and beyond takes those beyond alone, and all can be given back."""
+    gmem.run(
+        Convert(G0[0:512], PRIVATE),
+        Populate(G0[0:100]),
+        Fallocate(G0[50:300]),
+        PunchHole(G0[100:300]),
+        Check(G0[0:100], "pattern"),
+        PunchHole(G0[0:100]),
+    )
+
+
 def test_two_guests(gmem: Case) -> None:
     """What one guest converts moves no page of another guest."""
     gmem.run(
