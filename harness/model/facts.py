@@ -60,6 +60,8 @@ class HostFacts:
     prefaults: bool = False
     """Whether QEMU has KVM populate what it converted, either way (KVM_PRE_FAULT_MEMORY: target/i386/kvm/kvm.c:
     kvm_handle_hc_map_gpa_range, QEMU 10.1 and later), as if the guest had read it."""
+    only_kvm_tables: bool = False
+    """Nothing but KVM has tables that nr_sec_page_table_pages counts: the kernel knows no IOMMU."""
     mirrored_tdp: bool = False
     """TDX: private and shared leaves live in two trees, so that a zap reaches one kind only."""
 

@@ -216,7 +216,9 @@ def _predict_close(index: int, step: Close, world: World, walk: Walk, ledger: Le
     bounds = ledger.close()
     if walk.frames is not None:
         bounds |= walk.frames.follow((), bounds, {}, {})
-    return StepPrediction(index, step, bounds, unpredicted=unpredicted, regions=dict(walk.regions))
+    return StepPrediction(
+        index, step, bounds, unpredicted=unpredicted, regions=dict(walk.regions), last_vm=not walk.running
+    )
 
 
 def _predict_host_wide(step: Step, world: World, walk: Walk, ledger: Ledger) -> dict[str, str]:

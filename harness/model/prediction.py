@@ -136,6 +136,8 @@ class StepPrediction:
     """For Check: what every page of its range must hold, as runs in rising order."""
     views: tuple[ExpectedView, ...] = ()
     """For Peek: what the host may see of every page of its range, as runs in rising order."""
+    last_vm: bool = False
+    """The last VM of the host goes, and KVM's page tables with it."""
     generation: int | None = None
     """For Populate and writing Touch: generation of the pattern the guest has to write."""
     unpredicted: Mapping[str, str] = field(default_factory=dict)

@@ -52,6 +52,8 @@ def host_facts(facts: Mapping[str, str], spec: TestbedSpec) -> HostFacts:
         whole_folio_around=facts.get("shmem.whole_folio_around") != "n",
         nodes=spec.machine.nodes,
         prefaults=facts.get(PREFAULTS) == "y",
+        # Options of a kernel whose configuration cannot be read are unknown, not off.
+        only_kvm_tables="config.KVM" in facts and "config.IOMMU_SUPPORT" not in facts,
         mirrored_tdp=any(form.name == "tdx" for form in started),
         zones=("DMA32", *("Normal",) * spec.machine.nodes),
         # Only a confidential guest's QEMU has a guest_memfd for its ROM.

@@ -96,3 +96,38 @@ def test_everything_else_stays() -> None:
             n: p for n, p in step.predictions.items() if not n.startswith("blocks/")
         }
         assert list(again.predictions) == sorted(again.predictions)
+
+
+TABLES = "nr_sec_page_table_pages"
+KVM_ALONE = HostFacts(ncpu=2, regions={"g0.r0": 8}, only_kvm_tables=True)
+
+
+def test_with_the_last_vm_all_of_kvms_tables_go() -> None:
+    """How many there are the sample says; before it nobody predicts them."""
+    (step,) = steps_of(Close("g0"), start=LISTS | {TABLES: 70})
+    assert TABLES not in step.predictions
+    assert TABLES in step.unpredicted
+    again = reread(step, LISTS | {TABLES: 72}, KVM_ALONE)
+    bound = again.predictions[TABLES]
+    assert (bound.low, bound.high) == (-72, -72)
+    assert "the 72 pages of KVM's tables" in str(bound.reasons[0])
+    assert TABLES not in again.unpredicted
+    assert again.predictions.keys() - {TABLES} == step.predictions.keys()
+
+
+def test_where_an_iommu_may_have_tables_too_nobody_knows() -> None:
+    (step,) = steps_of(Close("g0"), start=LISTS | {TABLES: 70})
+    assert reread(step, LISTS | {TABLES: 72}, FACTS) is step
+    assert reread(step, LISTS, KVM_ALONE) is step
+
+
+def test_a_vm_that_is_not_the_last_takes_its_own_tables_only() -> None:
+    facts = HostFacts(ncpu=2, regions={"g0.r0": 8, "g1.r0": 8}, only_kvm_tables=True)
+    first, last = predict(
+        Scenario("case", (Close("g0"), Close("g1")), guests=2),
+        design_named("order0"),
+        LISTS | {"gmem/g1": 0, TABLES: 140},
+        facts,
+    )
+    assert TABLES not in reread(first, LISTS | {TABLES: 140}, facts).predictions
+    assert reread(last, LISTS | {TABLES: 70}, facts).predictions[TABLES].low == -70
