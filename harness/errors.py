@@ -46,6 +46,12 @@ class LeakError(GmemError):
     exit_code: ClassVar[int] = 1
 
 
+class StuckError(GmemError):
+    """The kernel under test does something for a guest for ever, by its own counters."""
+
+    exit_code: ClassVar[int] = 1
+
+
 class NothingRanError(GmemError):
     """The kernel under test lacks what this case, and not every case, needs: there is nothing to judge."""
 

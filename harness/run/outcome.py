@@ -6,7 +6,16 @@ Pure: steps in, verdict and sentence out.
 
 from __future__ import annotations
 
-from harness.errors import CrashError, GmemError, InfraError, LeakError, NoBootError, NothingRanError, UsageError
+from harness.errors import (
+    CrashError,
+    GmemError,
+    InfraError,
+    LeakError,
+    NoBootError,
+    NothingRanError,
+    StuckError,
+    UsageError,
+)
 from harness.run.judge import sentence
 from harness.run.result import Finding, StepResult
 from harness.run.verdict import Verdict, worst
@@ -16,6 +25,7 @@ CLASSES: tuple[tuple[type[GmemError], Verdict], ...] = (
     (CrashError, Verdict.CRASH),
     (NoBootError, Verdict.NO_BOOT),
     (LeakError, Verdict.DEVIATES),
+    (StuckError, Verdict.DEVIATES),
     (NothingRanError, Verdict.SKIP),
     (InfraError, Verdict.INFRA),
 )

@@ -21,10 +21,11 @@ from pathlib import Path
 import msgspec
 
 from harness.counters.sample import Sample, difference
-from harness.errors import CrashError, GmemError, InfraError
+from harness.errors import CrashError, GmemError, InfraError, StuckError
 from harness.host.calibrate import largest_moves
 from harness.host.emulated.prepare import PCP_FRACTION, Clock
 from harness.host.emulated.state import TestbedSpec
+from harness.host.frames import ChannelTimeout
 from harness.host.testbed import Testbed, Testbeds
 from harness.model.bare import bare_regions, with_cgroups
 from harness.model.context import Backing, Design
@@ -43,6 +44,7 @@ from harness.run.judged import MACHINE_WIDE, NO_GUEST_MEMFD, judged_only
 from harness.run.locate import misplaced
 from harness.run.outcome import CLASSES, outcome, verdict_of_error
 from harness.run.result import CaseResult, Finding, StepResult, apart
+from harness.run.stuck import check_stuck
 from harness.run.tell import Tell
 from harness.run.verdict import Verdict, worst
 from harness.run.walk import STEP_SECONDS, Done, Walker
@@ -330,5 +332,16 @@ def _explain(run: ScenarioRun, error: GmemError) -> GmemError:
             kind = next((kind for kind, _ in CLASSES if isinstance(error, kind)), InfraError)
             return kind(f"{error}; {run.testbed.machine.last_words()}")  # a subclass may want more than a text
         if time.monotonic() > end:
-            return error
+            return _silent(run, error)
         time.sleep(0.02)
+
+
+def _silent(run: ScenarioRun, error: GmemError) -> GmemError:
+    """Where the kernel under test keeps a guest from answering, that instead of the silence."""
+    if not (isinstance(error, ChannelTimeout) or isinstance(error.__cause__, ChannelTimeout)):
+        return error
+    try:
+        check_stuck(run.testbed)
+    except StuckError as stuck:
+        return StuckError(f"{stuck}; {error}")
+    return error

@@ -75,7 +75,7 @@ def main(
 def board_lines(
     faults: Sequence[Fault], way: str, selftests: bool, resume: bool, out: Path, command: Command = gmem
 ) -> Iterator[Line]:
-    """The lines of the board as they become known: of each kernel first the one without a fault."""
+    """The lines of the board as they become known: of each kernel last the one without a fault."""
     book = Book(out)
 
     def result(look: Look) -> Result:
@@ -87,11 +87,11 @@ def board_lines(
 
     for kernel, group in groupby(faults, key=lambda fault: fault.kernel):
         planted = list(group)
-        own = result(look_at_healthy(kernel, SELFTESTS, planted)) if selftests else None
-        yield Line(kernel, None, result(look_at_healthy(kernel, way, planted)), own)
         for fault in planted:
             seen = result(look_at(fault, way))
             yield Line(kernel, fault, seen, result(look_at(fault, SELFTESTS)) if selftests else None)
+        own = result(look_at_healthy(kernel, SELFTESTS, planted)) if selftests else None
+        yield Line(kernel, None, result(look_at_healthy(kernel, way, planted)), own)
 
 
 def _command(names: Sequence[str], kernel: str, selftests: bool, whole: bool) -> str:

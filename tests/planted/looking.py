@@ -16,7 +16,7 @@ import msgspec
 from harness.errors import UsageError
 from harness.images.recipes import SOURCE_ROOT
 from harness.run.result import CaseResult, RunInfo
-from harness.run.verdict import Verdict
+from harness.run.verdict import Verdict, worst
 from tests.planted.faults import Fault
 from tests.planted.results import SELFTESTS, WHOLE, Book, Result, key_of, missed, shown
 
@@ -68,8 +68,8 @@ class Look:
 
     kernel: str
     way: str
-    arguments: tuple[str, ...]
-    """Behind ``gmem run`` or ``gmem selftests``."""
+    runs: tuple[tuple[str, ...], ...]
+    """Arguments behind ``gmem run`` or ``gmem selftests``, of one run each."""
     fault: Fault | None = None
 
     @property
@@ -80,23 +80,17 @@ class Look:
 def look_at(fault: Fault, way: str) -> Look:
     """How a fault is looked at."""
     arguments = {WHOLE: whole(), SELFTESTS: ("--deadline", SELFTEST_SECONDS)}.get(way, fault.cases_words)
-    return Look(fault.kernel, way, arguments, fault)
+    return Look(fault.kernel, way, (arguments,), fault)
 
 
 def look_at_healthy(kernel: str, way: str, faults: Sequence[Fault]) -> Look:
     """The same for the kernel without a fault: every case that shows one of ``faults``."""
-    if way != "cases":
-        return Look(kernel, way, look_at(faults[0], way).arguments)
-    suites = tuple(dict.fromkeys(suite for fault in faults for suite in fault.suites or ("smoke", "conversion")))
-    expressions = dict.fromkeys(fault.expression for fault in faults)
-    if "" in expressions:
-        return Look(kernel, way, suites)
-    return Look(kernel, way, (*suites, "-k", " or ".join(f"({text})" for text in expressions)))
+    return Look(kernel, way, tuple(dict.fromkeys(look_at(fault, way).runs[0] for fault in faults)))
 
 
 def result_of(look: Look, book: Book, out: Path, resume: bool, command: Command = gmem) -> tuple[Result, bool]:
     """What became of it, and whether that was known already; a new result is in the book when this returns."""
-    key = key_of(look.fault, look.kernel, look.way, look.arguments)
+    key = key_of(look.fault, look.kernel, look.way, look.runs)
     known = book.find(look.fault.name if look.fault else "", look.kernel, look.way, key) if resume else None
     if known is not None and known.decided:
         return known, True
@@ -117,38 +111,53 @@ def _run(look: Look, key: str, out: Path, command: Command) -> Result:
         built = command(["kernel", "build", look.kernel, *patch, "--json"], BUILD_SECONDS)
         if built.code:
             return failed(Verdict.USAGE if built.code == Verdict.USAGE.exit_code else Verdict.INFRA, built.error)
-        folder = _fresh(out, f"{look.name.replace(' ', '-')}-{look.way}")
-        kind = "selftests" if look.way == SELFTESTS else "run"
-        ran = command([kind, *look.arguments, "--kernel", look.kernel, *patch, "--out", str(folder)], RUN_SECONDS)
+        ended = [_one_run(look, arguments, patch, out, command) for arguments in look.runs]
     except subprocess.TimeoutExpired as error:
         return failed(Verdict.INFRA, f"gmem {error.cmd[3]} did not end within {error.timeout:.0f} s")
-    if not (folder / "run.json").is_file():
-        return failed(Verdict.INFRA, ran.error)
-    info = msgspec.json.decode((folder / "run.json").read_bytes(), type=RunInfo)
-    lines = (folder / "results.jsonl").read_bytes().splitlines()
-    cases = [msgspec.json.decode(line, type=CaseResult) for line in lines]
+    broken = next((run.error for run, info, _ in ended if info is None), "")
+    if broken:
+        return failed(Verdict.INFRA, broken)
+    infos = [info for _, info, _ in ended if info is not None]
+    cases = [case for _, _, cases in ended for case in cases]
+    verdict = worst(info.verdict for info in infos)
     base = Result(
         fault=fault,
         kernel=look.kernel,
         way=look.way,
         key=key,
-        verdict=info.verdict,
+        verdict=verdict,
         build_seconds=_build_seconds(built.stdout),
-        seconds=round(ran.seconds, 1),
+        seconds=round(sum(run.seconds for run, _, _ in ended), 1),
         cases={f"{case.suite}/{case.case}" if case.suite else case.case: case.verdict.value for case in cases},
     )
-    return msgspec.structs.replace(base, **_said(look, info, cases))
+    sentence = next(info.sentence for info in infos if worst((info.verdict, verdict)) is info.verdict)
+    return msgspec.structs.replace(base, **_said(look, verdict, sentence, cases))
 
 
-def _said(look: Look, info: RunInfo, cases: Sequence[CaseResult]) -> dict[str, str]:
+def _one_run(
+    look: Look, arguments: Sequence[str], patch: Sequence[str], out: Path, command: Command
+) -> tuple[Ended, RunInfo | None, list[CaseResult]]:
+    """How it ended, and what it left; None when it left no record."""
+    folder = _fresh(out, f"{look.name.replace(' ', '-')}-{look.way}")
+    kind = "selftests" if look.way == SELFTESTS else "run"
+    ran = command([kind, *arguments, "--kernel", look.kernel, *patch, "--out", str(folder)], RUN_SECONDS)
+    if not (folder / "run.json").is_file():
+        return ran, None, []
+    info = msgspec.json.decode((folder / "run.json").read_bytes(), type=RunInfo)
+    lines = (folder / "results.jsonl").read_bytes().splitlines()
+    return ran, info, [msgspec.json.decode(line, type=CaseResult) for line in lines]
+
+
+def _said(look: Look, verdict: Verdict, sentence: str, cases: Sequence[CaseResult]) -> dict[str, str]:
     """The fields of the result that say whether the fault is caught, and by what."""
-    if info.verdict is Verdict.INFRA:
-        return {"missed": info.sentence}
-    if look.fault is None or look.way == SELFTESTS:
-        wanted = Verdict.PASS if look.fault is None else info.verdict  # selftests are asked, and owe nothing
-        return {"missed": "" if info.verdict is wanted else info.sentence}
+    if verdict is Verdict.INFRA:
+        return {"missed": sentence}
+    if look.fault is None:
+        return {"missed": "" if verdict is Verdict.PASS else sentence}
+    if look.way == SELFTESTS:  # they are asked, and owe nothing
+        return {}
     found = shown(look.fault, cases)
-    said = {"missed": missed(look.fault, info.verdict, found)}
+    said = {"missed": missed(look.fault, verdict, found)}
     if found is not None:
         said |= {"case": found.case, "counter": found.counter, "reason": found.reason}
     return said

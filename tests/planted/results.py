@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -59,10 +60,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         return self.verdict in (Verdict.PASS, Verdict.DEVIATES, Verdict.CRASH, Verdict.NO_BOOT)
 
 
-def key_of(fault: Fault | None, kernel: str, way: str, arguments: Sequence[str], root: Path = SOURCE_ROOT) -> str:
+def key_of(fault: Fault | None, kernel: str, way: str, runs: Sequence[Sequence[str]], root: Path = SOURCE_ROOT) -> str:
     """What a result depends on, as a digest: kernel, patch, what was asked for, and every file that judges it."""
     digest = hashlib.sha256()
-    digest.update("\0".join([kernel, way, *arguments]).encode())
+    digest.update("\0".join([kernel, way, *map(shlex.join, runs)]).encode())
     if fault is not None:
         digest.update(fault.patch.read_bytes())
         if way != SELFTESTS:
