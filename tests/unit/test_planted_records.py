@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from harness.errors import UsageError
+from harness.images.recipes import SOURCE_ROOT
 from harness.kernel.patches import touched_files
 from harness.run.verdict import Verdict
-from tests.planted.faults import load, load_all, names
+from tests.planted.faults import FAULTS, UNCAUGHT, load, load_all, names
 
 RECORD = {
     "kernel": '"7.3"',
@@ -91,10 +93,17 @@ def test_stock_kernels_come_first(tmp_path: Path) -> None:
     assert [fault.name for fault in load_all(folder=tmp_path)] == ["b", "c", "a"]
 
 
-@pytest.mark.parametrize("name", names())
-def test_every_fault_there_is(name: str) -> None:
-    fault = load(name)
-    text = fault.patch.read_text()
-    assert text.startswith("SPDX-License-Identifier: GPL-2.0-only\nSubject: ")
-    assert touched_files(text)
-    assert len(fault.suffers) <= 120
+@pytest.mark.parametrize("folder", [FAULTS, UNCAUGHT])
+def test_every_fault_there_is(folder: Path) -> None:
+    for fault in load_all(folder=folder):
+        text = fault.patch.read_text()
+        assert text.startswith("SPDX-License-Identifier: GPL-2.0-only\nSubject: "), fault.name
+        assert touched_files(text), fault.name
+        assert len(fault.suffers) <= 120, fault.name
+
+
+def test_what_is_not_caught_is_told_with_the_reason() -> None:
+    page = (SOURCE_ROOT / "docs" / "planted.md").read_text()
+    told = set(re.findall(r"^\| `([a-z0-9-]+)` \|", page.partition("## What is not caught")[2], re.MULTILINE))
+    assert told == set(names(UNCAUGHT))
+    assert not told & set(names())
