@@ -130,7 +130,7 @@ def load(name: str, folder: Path = FAULTS) -> Fault:
 
 
 def load_all(chosen: Sequence[str] = (), folder: Path = FAULTS) -> list[Fault]:
-    """The named faults, or all of them, sorted by kernel and name; stock kernels first.
+    """The named faults in that order, or all of them by name; those of a kernel together, stock kernels first.
 
     A patch without a record is an error too: nobody would ever run it.
     """
@@ -139,4 +139,4 @@ def load_all(chosen: Sequence[str] = (), folder: Path = FAULTS) -> list[Fault]:
         raise UsageError(f"{folder / alone[0]}.patch has no record {alone[0]}.yaml beside it")
     order = list(Catalog.load().names())
     faults = [load(name, folder) for name in (chosen or names(folder))]
-    return sorted(faults, key=lambda fault: (order.index(fault.kernel), fault.name))
+    return sorted(faults, key=lambda fault: order.index(fault.kernel))
