@@ -47,8 +47,8 @@ def reread(prediction: StepPrediction, before: Mapping[str, int], facts: HostFac
 def _without_tables(prediction: StepPrediction, tables: int) -> StepPrediction:
     """The end of the last VM: every page of KVM's tables comes free.
 
-    kvm_main.c:kvm_destroy_vm, mmu/tdp_mmu.c:kvm_mmu_uninit_tdp_mmu; the last reference on the VM is that of its
-    guest_memfd (guest_memfd.c:kvm_gmem_release), so that one which is kept shows here.
+    kvm_main.c:kvm_mmu_notifier_release, mmu/tdp_mmu.c:kvm_tdp_mmu_zap_all: they go with the address space of the
+    process, and the roots are not counted.
     """
     text = f"the last VM of the host goes, and the {tables} pages of KVM's tables with it"
     bounds = {**prediction.predictions, TABLES: Prediction(-tables, -tables, (Reason("close", text, -tables),))}

@@ -43,6 +43,7 @@ from harness.run.judge import judge
 from harness.run.judged import MACHINE_WIDE, NO_GUEST_MEMFD, judged_only
 from harness.run.locate import misplaced
 from harness.run.outcome import CLASSES, outcome, verdict_of_error
+from harness.run.outlived import outlived
 from harness.run.result import CaseResult, Finding, StepResult, apart
 from harness.run.stuck import check_stuck
 from harness.run.tell import Tell
@@ -212,6 +213,8 @@ class ScenarioRun:
         observed = {**difference(before, after), **self.frames.after_step(prediction.index)}
         findings, still = apart(self.locate(finding, prediction) for finding in judge(prediction, observed, self.noise))
         messages = list(done.problems)
+        if isinstance(step, Close):
+            messages += outlived(self.testbed, step.guest)
         messages += self.witnesses.compare_refusals(prediction, done)
         if not messages:
             messages += self.witnesses.compare(prediction, done, offsets)
