@@ -20,7 +20,7 @@ from harness.errors import UsageError
 from harness.images.recipes import SOURCE_ROOT
 from tests.planted.board import Line, cut, markdown, put_into, text
 from tests.planted.faults import FAULTS, Fault, load_all
-from tests.planted.looking import Command, Look, gmem, look_at, look_at_healthy, result_of
+from tests.planted.looking import Command, Look, gmem, known, look_at, look_at_healthy, result_of
 from tests.planted.results import CASES, SELFTESTS, WHOLE, Book, Result
 
 PAGE = SOURCE_ROOT / "docs" / "planted.md"
@@ -35,6 +35,7 @@ PAGE = SOURCE_ROOT / "docs" / "planted.md"
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("gmem-out/planted"), show_default=True
 )
+@click.option("--show", is_flag=True, help="Run nothing: print what is in OUT, also if it is of an earlier state.")
 @click.option("--docs", is_flag=True, help="Put the board into docs/planted.md.")
 @click.option(
     "--faults", type=click.Path(file_okay=False, path_type=Path), default=FAULTS, help="Folder of the faults."
@@ -46,6 +47,7 @@ def main(
     whole: bool,
     resume: bool,
     out: Path,
+    show: bool,
     docs: bool,
     faults: Path,
 ) -> None:
@@ -59,7 +61,8 @@ def main(
     lines: list[Line] = []
     code = 0
     try:
-        for line in board_lines(chosen, way, selftests, resume, out, gmem):
+        made = known_lines(chosen, way, out) if show else board_lines(chosen, way, selftests, resume, out, gmem)
+        for line in made:
             lines.append(line)
     except KeyboardInterrupt:
         click.echo("interrupted; --resume continues", err=True)
@@ -79,8 +82,8 @@ def board_lines(
     book = Book(out)
 
     def result(look: Look) -> Result:
-        found, known = result_of(look, book, out, resume, command)
-        what = "known: " if known else ""
+        found, before = result_of(look, book, out, resume, command)
+        what = "known: " if before else ""
         said = cut(found.missed) or (f"caught by {found.case}" if look.fault and look.way != SELFTESTS else "done")
         click.echo(f"{what}{look.name}, {look.way}: {found.verdict.value}, {found.seconds:.0f} s, {said}", err=True)
         return found
@@ -92,6 +95,19 @@ def board_lines(
             yield Line(kernel, fault, seen, result(look_at(fault, SELFTESTS)) if selftests else None)
         own = result(look_at_healthy(kernel, SELFTESTS, planted)) if selftests else None
         yield Line(kernel, None, result(look_at_healthy(kernel, way, planted)), own)
+
+
+def known_lines(faults: Sequence[Fault], way: str, out: Path) -> Iterator[Line]:
+    """The same lines from what is in the book already."""
+    book = Book(out)
+    for kernel, group in groupby(faults, key=lambda fault: fault.kernel):
+        planted = list(group)
+        for fault in planted:
+            found, earlier = known(look_at(fault, way), book)
+            yield Line(kernel, fault, found, known(look_at(fault, SELFTESTS), book)[0], earlier)
+        found, earlier = known(look_at_healthy(kernel, way, planted), book)
+        own, _ = known(look_at_healthy(kernel, SELFTESTS, planted), book)
+        yield Line(kernel, None, found, own, earlier)
 
 
 def _command(names: Sequence[str], kernel: str, selftests: bool, whole: bool) -> str:

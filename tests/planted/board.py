@@ -24,11 +24,13 @@ class Line:
     result: Result | None
     """None when it was not run."""
     selftests: Result | None = None
+    earlier: bool = False
+    """The result is of an earlier state of the patch, its record, the suites or the harness."""
 
     @property
     def holds(self) -> bool:
         """The fault is caught and named, or the healthy kernel passes."""
-        return self.result is not None and not self.result.missed
+        return self.result is not None and not self.result.missed and not self.earlier
 
     @property
     def name(self) -> str:
@@ -39,11 +41,12 @@ class Line:
         """``caught``, ``passes``, or what is wrong."""
         if self.result is None:
             return "not run"
-        if not self.result.missed:
-            return "caught" if self.fault else "passes"
+        told = "caught" if self.fault else "passes"
         if not self.result.decided:
-            return f"UNDECIDED: {self.result.missed}"
-        return f"{'MISSED' if self.fault else 'FAILS'}: {self.result.missed}"
+            told = f"UNDECIDED: {self.result.missed}"
+        elif self.result.missed:
+            told = f"{'MISSED' if self.fault else 'FAILS'}: {self.result.missed}"
+        return f"EARLIER STATE: {told}" if self.earlier else told
 
     @property
     def by(self) -> str:

@@ -88,12 +88,18 @@ def look_at_healthy(kernel: str, way: str, faults: Sequence[Fault]) -> Look:
     return Look(kernel, way, tuple(dict.fromkeys(look_at(fault, way).runs[0] for fault in faults)))
 
 
+def known(look: Look, book: Book) -> tuple[Result | None, bool]:
+    """The last result in the book, and whether patch, record, suites or harness have changed since."""
+    found = book.find(look.fault.name if look.fault else "", look.kernel, look.way)
+    return found, found is not None and found.key != key_of(look.fault, look.kernel, look.way, look.runs)
+
+
 def result_of(look: Look, book: Book, out: Path, resume: bool, command: Command = gmem) -> tuple[Result, bool]:
     """What became of it, and whether that was known already; a new result is in the book when this returns."""
     key = key_of(look.fault, look.kernel, look.way, look.runs)
-    known = book.find(look.fault.name if look.fault else "", look.kernel, look.way, key) if resume else None
-    if known is not None and known.decided:
-        return known, True
+    before = book.find(look.fault.name if look.fault else "", look.kernel, look.way, key) if resume else None
+    if before is not None and before.decided:
+        return before, True
     result = _run(look, key, out, command)
     book.append(result)
     return result, False

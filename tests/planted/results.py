@@ -99,11 +99,11 @@ class Book:
                 continue
         return results
 
-    def find(self, fault: str, kernel: str, way: str, key: str) -> Result | None:
-        """The last result of exactly this."""
-        same = (fault, kernel, way, key)
-        found = [r for r in self.read() if (r.fault, r.kernel, r.way, r.key) == same]
-        return found[-1] if found else None
+    def find(self, fault: str, kernel: str, way: str, key: str = "") -> Result | None:
+        """The last result of exactly this; without a key the last one that decided something, else the last."""
+        found = [r for r in self.read() if (r.fault, r.kernel, r.way) == (fault, kernel, way) and key in ("", r.key)]
+        decided = [] if key else [result for result in found if result.decided]
+        return (decided or found or [None])[-1]
 
 
 class Shown(msgspec.Struct, frozen=True):

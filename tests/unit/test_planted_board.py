@@ -293,6 +293,20 @@ def test_the_program_ends_with_what_it_found(
     assert "no fault is planted in 6.12" in CliRunner().invoke(program.main, [*words, "--kernel", "6.12"]).output
 
 
+def test_what_is_known_can_be_shown_without_a_run(paper: Paper, fault: Fault, tmp_path: Path) -> None:
+    paper.fails["run leak"] = [LEAK]
+    made = board(paper, fault, tmp_path, selftests=True)
+    assert list(program.known_lines([fault], CASES, tmp_path / "out")) == made
+    changed = msgspec.structs.replace(fault, words="the page cache")
+    line, healthy = program.known_lines([changed], CASES, tmp_path / "out")
+    assert line.said == "EARLIER STATE: caught"
+    assert not line.holds, "what was caught once may not be now"
+    assert healthy.holds
+    assert paper.ran() == 4
+    other = msgspec.structs.replace(fault, name="other")
+    assert [line.said for line in program.known_lines([other], CASES, tmp_path / "out")] == ["not run", "passes"]
+
+
 def test_one_result_is_enough_to_continue(paper: Paper, fault: Fault, tmp_path: Path) -> None:
     book = Book(tmp_path / "out")
     look = look_at(fault, CASES)
