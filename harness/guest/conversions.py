@@ -37,11 +37,15 @@ class Conversion:
         return f"{self.gpa:#x}+{self.pages} pages to {'private' if self.to_private else 'shared'}"
 
 
+class NotTraced(InfraError):
+    """A QEMU does not trace its conversions."""
+
+
 def check_traced(guest: str, monitor: QmpSession) -> None:
-    """Raises ``InfraError`` unless the guest's QEMU traces its conversions: silence would look like agreement."""
+    """Raises ``NotTraced`` unless the guest's QEMU traces its conversions: silence would look like agreement."""
     answer = monitor.execute("trace-event-get-state", {"name": EVENT})
     if [event.get("state") for event in answer] != ["enabled"]:
-        raise InfraError(f"QEMU of {guest} does not trace {EVENT}: {answer}; remove the saved testbed")
+        raise NotTraced(f"QEMU of {guest} does not trace {EVENT}: {answer}; remove the saved testbed")
 
 
 def parse_trace(text: str) -> list[Conversion]:

@@ -114,6 +114,8 @@ class FakeMonitor:
     traces: str
 
     def execute(self, command: str, arguments: object = None) -> object:
+        if self.traces == "gone":
+            raise InfraError("QEMU does not answer")
         return [{"name": "kvm_convert_memory", "state": self.traces}]
 
 
@@ -573,6 +575,14 @@ class TestConversions:
         bench.testbed.launch = SNP_STAND_IN
         bench.testbed.channels.traces = "disabled"
         assert bench.run({}).verdict is Verdict.INFRA
+
+    def test_a_deviation_stands_whatever_became_of_qemu(self, bench: Bench) -> None:
+        bench.testbed.launch = SNP_STAND_IN
+        bench.testbed.channels.traces = "gone"
+        result = bench.run(MINUS)
+        assert result.verdict is Verdict.DEVIATES
+        result = self.result(bench, "")
+        assert result.verdict is Verdict.DEVIATES
 
     def test_a_line_that_cannot_be_read(self, bench: Bench) -> None:
         assert self.result(bench, "kvm_convert_memory in another form\n").verdict is Verdict.INFRA
