@@ -80,6 +80,22 @@ def test_given_up_in_pieces(gmem: Case) -> None:
     )
 
 
+def test_allocated_ahead(gmem: Case) -> None:
+    """A window that the host allocates before the guest touches it is huge, goes whole and comes back like any other."""
+    gmem.run(
+        Convert(WINDOW, PRIVATE),
+        Fallocate(WINDOW),
+        Populate(WINDOW),
+        Convert(WINDOW, SHARED),
+        Convert(WINDOW, PRIVATE),
+        Fallocate(WINDOW),
+        tells=[
+            Tell(step=3, first=1, counter="nr_unevictable", format="allocated ahead, kept {observed} ({predicted})"),
+            Tell(step=5, counter=HUGE, format="huge folios, allocated again {observed} ({predicted})"),
+        ],
+    )
+
+
 @pytest.mark.gmem(brief=False)
 def test_holes_of_the_host(gmem: Case) -> None:
     """The same for holes that the host punches into a window that stays private."""
