@@ -81,7 +81,7 @@ def test_given_up_in_pieces(gmem: Case) -> None:
 
 
 def test_allocated_ahead(gmem: Case) -> None:
-    """A window that the host allocates before the guest touches it is huge, goes whole and comes back like any other."""
+    """A window that the host allocates ahead is huge, goes whole and comes back like any other."""
     gmem.run(
         Convert(WINDOW, PRIVATE),
         Fallocate(WINDOW),
