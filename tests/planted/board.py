@@ -101,6 +101,9 @@ def total(lines: Sequence[Line]) -> str:
     if asked:
         told += f"; the kernel's own selftests fail on {theirs} of {len(asked)}"
     healthy = [line for line in lines if line.fault is None]
+    unasked = [line.kernel for line in healthy if line.result is None or line.earlier]
+    if unasked:
+        return f"{told}; without a fault {', '.join(unasked)} was not asked in this state"
     failing = [line.kernel for line in healthy if not line.holds]
     if failing:
         return f"{told}; WITHOUT A FAULT {', '.join(failing)} does not pass the same cases"

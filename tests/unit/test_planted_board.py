@@ -303,6 +303,7 @@ def test_what_is_known_can_be_shown_without_a_run(paper: Paper, fault: Fault, tm
     assert not line.holds, "what was caught once may not be now"
     assert healthy.holds
     assert paper.ran() == 4
+    assert total([Line("7.3", None, None)]).endswith("; without a fault 7.3 was not asked in this state")
     other = msgspec.structs.replace(fault, name="other")
     assert [line.said for line in program.known_lines([other], CASES, tmp_path / "out")] == ["not run", "passes"]
 
