@@ -58,6 +58,7 @@ COMMANDS: Final[Mapping[str, Lazy]] = MappingProxyType(
         "statistics": Lazy(
             "harness.cli.statistics", "statistics_command", "Many runs: false alarms, and unused bounds."
         ),
+        "bisect": Lazy("harness.cli.bisect", "bisect_command", "Which commit, or which kernel, brought a deviation."),
         "compare": Lazy("harness.cli.compare", "compare_command", "Two runs: what differs, and what takes longer."),
         "history": Lazy("harness.cli.history", "history_group", "Many runs: what deviates, since when, how often."),
         "doctor": Lazy("harness.cli.doctor", "doctor_command", "What this machine can do, and what is missing."),

@@ -50,17 +50,24 @@ def of_notes(notes: bytes) -> str:
 def of_image(image: Path) -> BuildId:
     """The build id of a bzImage."""
     try:
+        found = _of_elf(vmlinux_of(image))
+    except InfraError as error:
+        return BuildId("", str(error))
+    except (IndexError, struct.error, ValueError) as error:
+        return BuildId("", f"its payload cannot be read ({error})")
+    return BuildId(found, "" if found else "it has no build id")
+
+
+def vmlinux_of(image: Path) -> bytes:
+    """The vmlinux in a bzImage, as the kernel's build strips it; raises :class:`InfraError` with the reason."""
+    try:
         data = image.read_bytes()
         setup_sectors = data[0x1F1] or 4
         offset, length = struct.unpack_from("<II", data, 0x248)
         start = (setup_sectors + 1) * 512 + offset
-        vmlinux = _unpack(data[start : start + length])
-        found = _of_elf(vmlinux)
-    except InfraError as error:
-        return BuildId("", str(error))
+        return _unpack(data[start : start + length])
     except (OSError, IndexError, struct.error, zlib.error, lzma.LZMAError, ValueError) as error:
-        return BuildId("", f"its payload cannot be read ({error})")
-    return BuildId(found, "" if found else "it has no build id")
+        raise InfraError(f"its payload cannot be read ({error})") from error
 
 
 def _unpack(payload: bytes) -> bytes:

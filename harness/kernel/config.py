@@ -23,6 +23,10 @@ _OPTIONAL = re.compile(r"# *optional:")
 SHOWN = 4
 
 
+class SourceError(InfraError):
+    """The source does not compile, or does not take the configuration: another source would do."""
+
+
 @dataclass(frozen=True)
 class Wish:
     """What a fragment asks of one symbol."""
@@ -79,7 +83,7 @@ def unmet(wishes: Mapping[str, Wish], config: Mapping[str, str]) -> list[str]:
 
 
 def check_config(wishes: Mapping[str, Wish], config: Mapping[str, str], source: Path, kernel: str) -> None:
-    """Raises :class:`InfraError` naming every wish that does not hold, and whether the kernel knows its symbol."""
+    """Raises :class:`SourceError` naming every wish that does not hold, and whether the kernel knows its symbol."""
     failed = unmet(wishes, config)
     if not failed:
         return
@@ -94,7 +98,7 @@ def check_config(wishes: Mapping[str, Wish], config: Mapping[str, str], source: 
         parts.append(f"{symbol}={wish.value} ({wish.where}; {reason})")
     if len(parts) > SHOWN:
         parts[SHOWN:] = [f"and {len(parts) - SHOWN} more"]
-    raise InfraError(
+    raise SourceError(
         f"the configuration of kernel {kernel} is not the one asked for: {'; '.join(parts)}; "
         f"correct the fragment, or put the line under '# optional:'"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.cache import require_space
 from harness.errors import InfraError, UsageError
 from harness.kernel.commands import Finished, run
-from harness.kernel.config import Wish, check_config, fragment_text, parse_config
+from harness.kernel.config import SourceError, Wish, check_config, fragment_text, parse_config
 from harness.kernel.progress import Progress, silent
 from harness.kernel.toolchain import Compiler, build_environment, jobs
 
@@ -26,6 +26,10 @@ _STEP = re.compile(r"  [A-Z][A-Z0-9_]*(?: \[M\])? +\S")
 # What compiler, linker and Kconfig say, in contrast to what each level of make then says about it.
 _ERROR = re.compile(r"error: |undefined reference|^ld: |^\S+:\d+: (?!warning|note)|^\*\*\* |modpost: ")
 _ECHO = re.compile(r"make(\[\d+\])?: ")
+_KILLED = re.compile(
+    r"fatal error: Killed|Killed signal|\bSegmentation fault|internal compiler error|Cannot allocate memory"
+)
+"""Of a compiler that somebody, or a lack of memory, ended: says nothing about the source."""
 
 
 @dataclass(frozen=True)
@@ -115,18 +119,17 @@ class Make:
         return done
 
     def _require(self, done: Finished, work: str) -> None:
-        """Raises the error of a make that failed, with its first real line of error."""
+        """Raises the error of a make that failed, with its first line of error: :class:`SourceError` in the end."""
         if done.code == 0:
             return
         if "No space left on device" in done.text:
             raise InfraError(f"{work} kernel {self.kernel} failed: the disk below {self.build} is full")
         if "source tree is not clean" in done.text:
             raise UsageError(not_clean(self.source))
+        kind = InfraError if _KILLED.search(done.text) else SourceError
         errors = [text.strip() for text in done.tail if _ERROR.search(text) and not _ECHO.match(text)]
         errors += [text.strip() for text in done.tail if "*** " in text]
-        raise InfraError(
-            f"{work} kernel {self.kernel} failed: {(errors or ['make gave no reason'])[0]} (log: {self.log})"
-        )
+        raise kind(f"{work} kernel {self.kernel} failed: {(errors or ['make gave no reason'])[0]} (log: {self.log})")
 
 
 def count_steps(log: Path) -> int:
