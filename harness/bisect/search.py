@@ -47,7 +47,7 @@ class Search:
     clock: Callable[[], float] = time.monotonic
 
     def run(self) -> Found | Suspects:
-        """To its end; raises the errors of what it needs, :class:`UsageError` for an end that is not what it should be."""
+        """To its end; raises :class:`UsageError` for an end that is not what it should be, and what its parts raise."""
         state = self.state
         if isinstance(state.question, CostRatio):
             self._baseline()

@@ -2,7 +2,7 @@
 """A git history of a real kernel, for bisections: one import of the source, then commits that change one file each.
 
 Most commits are harmless: comments, white space, or a few bytes that nobody reads.  One brings a planted leak at a
-given place; others can be made not to compile or not to boot.  ``git fast-import`` writes it all as one pack, in seconds.
+given place; others can be made not to compile or not to boot.  ``git fast-import`` writes it all as one pack.
 """
 
 from __future__ import annotations
