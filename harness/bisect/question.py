@@ -142,7 +142,8 @@ def _counter_answer(question: CounterBound, result: CaseResult) -> Answer:
     if crossed:
         step, value = crossed[0]
         return Answer(Word.FAULT, f"{question.counter} {value:+d} over step {step.index} ({step.text})")
-    if result.verdict is Verdict.DEVIATES:  # what comes behind that step is not known
+    cut_off = result.verdict is Verdict.DEVIATES  # the walk stopped there: what comes behind is not known
+    if cut_off and (question.step is None or not values):
         return Answer(Word.OTHER, result.sentence)
     if not values:
         return Answer(Word.ABSENT, f"{question.counter} is not among what was observed")

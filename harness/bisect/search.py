@@ -119,7 +119,7 @@ class Search:
             cases = len(ended.results)
             said = f"{cases} cases, {ended.said}" if seen - {Word.PASS} else f"all {cases} cases pass"
             raise UsageError(
-                f"--bad {self.state.asked.bad} shows no {self.state.question.text} ({said}): nothing to bisect"
+                f"--bad {self.state.asked.bad} does not show {self.state.question.text} ({said}): nothing to bisect"
             )
 
     def _rate(self, step: Step) -> None:

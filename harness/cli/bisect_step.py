@@ -19,7 +19,7 @@ import click
 
 from harness.bisect.decide import Mark, Policy, Word, judge
 from harness.bisect.question import Answer, CaseName, CostRatio, Deviation, Question, answers, narrowest
-from harness.bisect.runner import Runner, Wanted, run_gmem
+from harness.bisect.runner import Wanted, run_gmem
 from harness.bisect.search import nothing_answered
 from harness.bisect.select import narrow
 from harness.bisect.state import Asked
@@ -103,7 +103,7 @@ def _place(out: str | None) -> Iterator[Path]:
         yield Path(scratch)
 
 
-def _judged(given: dict[str, Any], place: Path, runner: Runner = run_gmem) -> int:
+def _judged(given: dict[str, Any], place: Path) -> int:
     """The exit code for git."""
     question, case = _question(given)
     wanted = narrow(_asked(given, question), case, 1)
@@ -116,7 +116,7 @@ def _judged(given: dict[str, Any], place: Path, runner: Runner = run_gmem) -> in
     policy = Policy(given["passes"])
     while (judgement := judge([answer.word for answer in seen], policy)).mark is Mark.OPEN:
         again = Wanted(wanted.suites, wanted.expression, judgement.missing, wanted.options)
-        ended = runner(kernel.image, again, place / f"run{len(list(place.iterdir()))}")
+        ended = run_gmem(kernel.image, again, place / f"run{len(list(place.iterdir()))}")
         found = answers(question, case, ended.results)
         seen += _of_all(found, case) or [nothing_answered(ended, case)]
     why = seen[-1].said if judgement.mark is not Mark.BAD else next(a.said for a in seen if a.word is Word.FAULT)
