@@ -71,7 +71,13 @@ class BisectCommand(click.Command):
     "--confidence", type=click.FloatRange(0.5, 0.9999), default=CONFIDENCE, show_default=True, help="Of the answer."
 )
 @question_options
-@click.option("--state", type=click.Path(file_okay=False), help="Output directory (default: gmem-out/DATE-TIME-xxxx).")
+@click.option(
+    "--state",
+    "--out",
+    "state",
+    type=click.Path(file_okay=False),
+    help="Output directory (default: gmem-out/DATE-TIME-xxxx).",
+)
 @click.option("--resume", is_flag=False, flag_value=f"{DEFAULT_ROOT}/{LATEST}", metavar="[DIR]", help="Go on there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as one JSON object on standard output.")
 def bisect_command(resume: str | None, state: str | None, as_json: bool, **given: Any) -> int:
