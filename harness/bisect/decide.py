@@ -57,7 +57,8 @@ _SKIPS: Mapping[Word, str] = {
     Word.ABSENT: "it has nothing to judge",
 }
 """One attempt suffices: these come from the candidate, not from the testbed."""
-_UNDECIDED = (Word.INFRA, Word.INCONCLUSIVE)
+UNDECIDED = (Word.INFRA, Word.INCONCLUSIVE)
+"""The testbed's trouble, or its noise: says nothing about the candidate."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ class Policy:
     passes: int = 1
     """Passes that make a candidate good: more than one for a fault that does not always show."""
     undecided: int = 8
-    """Attempts without a verdict after which a candidate is skipped.  With one in five failing by bad luck, eight in a
-    row happen once in 390,000 candidates; a testbed that fails always costs eight attempts."""
+    """Runs without a verdict after which a candidate is skipped.  With one in five failing by bad luck, eight in a
+    row happen once in 390,000 candidates; a testbed that fails always costs eight runs."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ def judge(words: Sequence[Word], policy: Policy) -> Judgement:
             return Judgement(Mark.SKIP, why)
     if seen[Word.PASS] >= policy.passes:
         return Judgement(Mark.GOOD, f"{seen[Word.PASS]} of {seen[Word.PASS]} pass")
-    undecided = sum(seen[word] for word in _UNDECIDED)
+    undecided = sum(seen[word] for word in UNDECIDED)
     if undecided >= policy.undecided:
-        return Judgement(Mark.SKIP, f"{undecided} attempts decided nothing")
+        return Judgement(Mark.SKIP, f"{undecided} runs decided nothing")
     return Judgement(Mark.OPEN, "", policy.passes - seen[Word.PASS])
 
 

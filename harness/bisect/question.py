@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from harness.bisect.decide import Word
+from harness.bisect.decide import UNDECIDED, Word
 from harness.errors import UsageError
 from harness.explore.signature import Signature, signature
 from harness.report.compare import compare, kind_of
@@ -34,6 +34,12 @@ class Answer(msgspec.Struct, frozen=True):
 
     word: Word
     said: str
+
+
+def counted(seen: Sequence[Answer]) -> list[Answer]:
+    """The answers of one run as they count: what it did not decide counts once, since that fails together."""
+    decided = [answer for answer in seen if answer.word not in UNDECIDED]
+    return decided + [answer for answer in seen if answer.word in UNDECIDED][:1]
 
 
 class CaseName(msgspec.Struct, frozen=True):

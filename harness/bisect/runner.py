@@ -80,7 +80,9 @@ def run_gmem(kernel: Path, wanted: Wanted, out: Path) -> Ended:
     argv += [*wanted.words(kernel), "--out", str(out)]
     with output.open("wb") as stream:
         try:
-            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(  # a session of its own: it gets one signal to end, not a Ctrl-C and ours
+                argv, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+            )
         except FileNotFoundError:
             raise InfraError("setpriv is not installed: apt-get install util-linux") from None
         with process:

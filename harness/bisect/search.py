@@ -16,7 +16,7 @@ import msgspec
 
 from harness.bisect.confidence import halvings, miss, passes_needed
 from harness.bisect.decide import Found, Judgement, Mark, Policy, Suspects, Try, Word, decide, judge
-from harness.bisect.line import Line
+from harness.bisect.line import Built, Line
 from harness.bisect.question import Answer, CaseName, CostRatio, answers, kinds_of, narrowest
 from harness.bisect.runner import Ended, Runner
 from harness.bisect.select import narrow, wanted
@@ -150,7 +150,7 @@ class Search:
     def _try(self, step: Step, trials: int) -> None:
         """Attempts at the case until that many decided something, or too many decided nothing."""
         while _tried(step) < trials:
-            undecided = sum(word not in (Word.FAULT, Word.PASS) for word in step.words)
+            undecided = len(step.words) - _tried(step)
             if undecided >= self.policy.undecided:
                 return
             self._attempt(step, whole=False, repeat=trials - _tried(step))
@@ -226,13 +226,23 @@ class Search:
         INTERRUPTION.check()
         began = self.clock()
         try:
-            built = self.line.build(step.name)
+            built = self._built_at_last(step)
         except SourceError as error:
             step.not_built = str(error)
         else:
             step.kernel, step.identity = str(built.image), built.identity
         step.build_seconds += round(self.clock() - began, 1)
         self.state.save(self.out.path)
+
+    def _built_at_last(self, step: Step) -> Built:
+        """A build that fails for this machine's reasons is tried once more; then it would fail for every commit."""
+        try:
+            return self.line.build(step.name)
+        except SourceError:
+            raise
+        except InfraError as error:
+            self.note(f"{step.title}: {error}; building again")
+            return self.line.build(step.name)
 
     def _attempt(self, step: Step, *, whole: bool, repeat: int) -> Ended:
         """One run; its results and what they answer are on disk afterwards."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from harness.bisect.decide import Mark, Word
-from harness.bisect.question import Answer, CaseName, Question
+from harness.bisect.question import Answer, CaseName, Question, counted
 from harness.errors import InfraError, UsageError
 
 STATE = "bisect.json"
@@ -73,8 +73,10 @@ class Step(msgspec.Struct, kw_only=True):
     @property
     def words(self) -> list[Word]:
         """What was seen of the narrowest case (or of everything, where that is what is asked)."""
-        seen = [answer.word for attempt in self.attempts if not attempt.whole for answer in attempt.answers]
-        return [Word.NO_BUILD] if self.not_built else seen
+        if self.not_built:
+            return [Word.NO_BUILD]
+        attempts = [attempt for attempt in self.attempts if not attempt.whole]
+        return [answer.word for attempt in attempts for answer in counted(attempt.answers)]
 
     @property
     def passes(self) -> int:

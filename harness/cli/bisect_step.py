@@ -18,7 +18,7 @@ from typing import Any, Final
 import click
 
 from harness.bisect.decide import Mark, Policy, Word, judge
-from harness.bisect.question import Answer, CaseName, CostRatio, Deviation, Question, answers, narrowest
+from harness.bisect.question import Answer, CaseName, CostRatio, Deviation, Question, answers, counted, narrowest
 from harness.bisect.runner import Wanted, run_gmem
 from harness.bisect.search import nothing_answered
 from harness.bisect.select import narrow
@@ -118,7 +118,7 @@ def _judged(given: dict[str, Any], place: Path) -> int:
         again = Wanted(wanted.suites, wanted.expression, judgement.missing, wanted.options)
         ended = run_gmem(kernel.image, again, place / f"run{len(list(place.iterdir()))}")
         found = answers(question, case, ended.results)
-        seen += _of_all(found, case) or [nothing_answered(ended, case)]
+        seen += counted(_of_all(found, case)) or [nothing_answered(ended, case)]
     why = seen[-1].said if judgement.mark is not Mark.BAD else next(a.said for a in seen if a.word is Word.FAULT)
     _say(f"{judgement.mark.value}: {judgement.why}: {why}")
     if judgement.mark is Mark.SKIP and judgement.why.endswith("decided nothing"):
