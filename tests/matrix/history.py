@@ -39,19 +39,30 @@ class Plan:
 
 
 def make_history(folder: Path, plans: list[Plan]) -> None:
-    """The repository ``folder`` with a branch for each plan and the tag ``base`` at the import."""
-    folder.mkdir(parents=True)
-    subprocess.run(["git", "init", "--quiet", "--template=", "."], cwd=folder, check=True, timeout=60)
-    store = KernelStore()
-    site = store.site_of(store.resolve("7.3"))
-    command = ["git", "-c", "core.compression=1", "fast-import", "--quiet", "--depth=1", "--date-format=raw"]
+    """The repository ``folder`` with a branch for each plan and the tag ``base`` at the import; what is there is used."""
+    there = (folder / ".git").is_dir()
+    if not there:
+        folder.mkdir(parents=True)
+        subprocess.run(["git", "init", "--quiet", "--template=", "."], cwd=folder, check=True, timeout=60)
+        store = KernelStore()
+        site = store.site_of(store.resolve("7.3"))
+    command = ["git", "-c", "core.compression=1", "fast-import", "--quiet", "--force", "--depth=1", "--date-format=raw"]
     with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
-        touched = _import(process.stdin, site.folder)
+        touched = _imported(folder) if there else _import(process.stdin, site.folder)
         for plan in plans:
             _branch(process.stdin, plan, dict(touched), folder)
         process.stdin.close()
         assert process.wait(timeout=300) == 0
+
+
+def _imported(folder: Path) -> dict[str, bytes]:
+    """What the later commits change, as an import that is there has it."""
+    show = ["git", "-C", str(folder), "show"]
+    return {
+        name: subprocess.run([*show, f"refs/tags/base:{name}"], check=True, capture_output=True, timeout=60).stdout
+        for name in set(FILES)
+    }
 
 
 def _import(stream: IO[bytes], work: Path) -> dict[str, bytes]:

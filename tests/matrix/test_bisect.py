@@ -64,14 +64,20 @@ NOT_BOOTING = frozenset({SECOND, COMMITS - SECOND}) - {LEAK, LEAK - 1}
 
 @pytest.fixture(scope="module")
 def repository() -> Iterator[Path]:
-    """The histories; the import of the source is one, so that the first build is one too."""
-    scratch = Path(tempfile.mkdtemp(prefix="gmem-history-"))
+    """The histories; the import of the source is one, so that the first build is one too.
+
+    ``GMEM_BISECT_HISTORY=DIR`` keeps them, and what was built of them, for the next time.
+    """
+    kept = os.environ.get("GMEM_BISECT_HISTORY")
+    scratch = Path(kept or tempfile.mkdtemp(prefix="gmem-history-"))
     place = scratch / "linux"
     make_history(
         place,
         [Plan("plain", COMMITS, LEAK, SEED), Plan("broken", COMMITS, LEAK, SEED + 1, NOT_BUILDING, NOT_BOOTING)],
     )
     yield place
+    if kept:
+        return
     cache = ContentCache()
     checkout = Checkout(cache, Repository(place))
     if checkout.path.is_dir():
