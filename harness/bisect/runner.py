@@ -27,6 +27,7 @@ RUN_SECONDS = 12 * 3600.0
 """Every wait inside has its own deadline; this one is for a process that ignores them all."""
 END_SECONDS = 60.0
 """For a run that is told to end to give its testbed back."""
+LOOK_SECONDS = 0.5
 OUTPUT = "output.txt"
 
 
@@ -87,16 +88,25 @@ def run_gmem(kernel: Path, wanted: Wanted, out: Path) -> Ended:
             raise InfraError("setpriv is not installed: apt-get install util-linux") from None
         with process:
             try:
-                code = process.wait(RUN_SECONDS)
+                code = _wait(process)
             except BaseException:
                 _end(process)
                 raise
-    INTERRUPTION.check()
     lines = output.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
     said = lines[-1].removeprefix("gmem: ")
     if code == Verdict.USAGE.exit_code:
         raise UsageError(said)
     return Ended(code, tuple(_results(out)), said, time.monotonic() - began)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Its exit code.  Looks now and then whether this process was asked to end: only its main thread gets signals."""
+    end = time.monotonic() + RUN_SECONDS
+    while time.monotonic() < end:
+        INTERRUPTION.check()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(LOOK_SECONDS)
+    raise InfraError(f"gmem run did not end within {RUN_SECONDS:.0f} s and was ended")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -7,13 +7,16 @@ a state it goes on where that stands.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 
+from harness.bisect.ahead import ahead, earliest
 from harness.bisect.confidence import halvings, miss, passes_needed
 from harness.bisect.decide import Found, Judgement, Mark, Policy, Suspects, Try, Word, decide, judge
 from harness.bisect.line import Built, Line
@@ -43,8 +46,12 @@ class Search:
     runner: Runner
     out: OutDir
     note: Note
+    jobs: int = 1
+    """Candidates that are judged side by side."""
     policy: Policy = field(default_factory=Policy)
     clock: Callable[[], float] = time.monotonic
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    """Of the state, the output directory and the tree; not held while a run goes on."""
 
     def run(self) -> Found | Suspects:
         """To its end; raises :class:`UsageError` for an end that is not what it should be, and what its parts raise."""
@@ -57,11 +64,32 @@ class Search:
             decision = self._decision()
             if not isinstance(decision, Try):
                 return decision
-            self._judged(self._begin(decision.name))
+            self._together(self._ahead() if self.jobs > 1 else [decision.name])
 
     def _decision(self) -> Try | Found | Suspects:
-        marks = {step.name: step.mark for step in self.state.steps}
-        return decide(self.line.candidates(self.bad, self.goods), self.bad, marks)
+        bad = self.bad
+        return decide(self.line.candidates(bad, self.goods), bad, self._marks())
+
+    def _ahead(self) -> list[str]:
+        return ahead(self.line.candidates, self.bad, self.goods, self._marks(), self.jobs)
+
+    def _marks(self) -> dict[str, Mark]:
+        return {step.name: step.mark for step in self.state.steps}
+
+    def _together(self, names: Sequence[str]) -> None:
+        """Judges candidates side by side; they are built one after the other, in the one tree."""
+        steps = [self._begin(name) for name in names]
+        if len(steps) == 1:
+            self._judged(steps[0])
+            return
+        with ThreadPoolExecutor(len(steps)) as pool:
+            futures = [pool.submit(self._judged, step) for step in steps]
+            try:
+                for future in futures:
+                    future.result()
+            except KeyboardInterrupt:  # the runs of the other threads look at this
+                INTERRUPTION.asked = True
+                raise
 
     @property
     def goods(self) -> list[str]:
@@ -70,8 +98,9 @@ class Search:
 
     @property
     def bad(self) -> str:
-        """The earliest that is bad: each is found among the ancestors of the one before."""
-        return [self.state.bad, *(step.name for step in self.state.steps if step.mark is Mark.BAD)][-1]
+        """The earliest that is bad."""
+        bads = [step.name for step in self.state.steps if step.mark is Mark.BAD]
+        return earliest(self.line.candidates, self.state.bad, bads, self.goods)
 
     def left(self) -> int:
         """Candidates that are neither ruled out nor known to be bad."""
@@ -186,15 +215,16 @@ class Search:
         """The verdict on a candidate, made if it is not there."""
         self._build(step)
         while step.mark is Mark.OPEN:
-            twin = self._twin(step)
             judgement = judge(step.words, replace(self.policy, passes=self.state.passes))
-            if twin is not None and not step.attempts:
-                step.same_as = twin.name
-                self._settle(step, Judgement(twin.mark, f"the same binary as {twin.title}, not booted"))
-            elif judgement.mark is not Mark.OPEN:
-                self._settle(step, judgement)
-            else:
-                self._attempt(step, whole=False, repeat=judgement.missing)
+            with self._lock:
+                twin = self._twin(step)
+                if twin is not None and not step.attempts:
+                    step.same_as = twin.name
+                    judgement = Judgement(twin.mark, f"the same binary as {twin.title}, not booted")
+                if judgement.mark is not Mark.OPEN:
+                    self._settle(step, judgement)
+                    break
+            self._attempt(step, whole=False, repeat=judgement.missing)
         return step.mark
 
     def _twin(self, step: Step) -> Step | None:
@@ -221,8 +251,11 @@ class Search:
             self.note(f"   {step.not_built or _last(step).said}")
 
     def _build(self, step: Step) -> None:
-        if step.not_built or (step.kernel and Path(step.kernel).is_file()):
-            return
+        with self._lock:
+            if not step.not_built and not (step.kernel and Path(step.kernel).is_file()):
+                self._build_now(step)
+
+    def _build_now(self, step: Step) -> None:
         INTERRUPTION.check()
         began = self.clock()
         try:
@@ -259,9 +292,10 @@ class Search:
             seconds=round(ended.seconds, 1),
             answers=tuple(seen) or (nothing_answered(ended, case),),
         )
-        step.attempts = [*step.attempts, attempt]
-        self._keep(step, ended.results, attempt.out)
-        state.save(self.out.path)
+        with self._lock:
+            step.attempts = [*step.attempts, attempt]
+            self._keep(step, ended.results, attempt.out)
+            state.save(self.out.path)
         return ended
 
     def _is_base(self, step: Step) -> bool:

@@ -71,6 +71,7 @@ class BisectCommand(click.Command):
     "--confidence", type=click.FloatRange(0.5, 0.9999), default=CONFIDENCE, show_default=True, help="Of the answer."
 )
 @question_options
+@click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Candidates side by side.")
 @click.option(
     "--state",
     "--out",
@@ -80,7 +81,7 @@ class BisectCommand(click.Command):
 )
 @click.option("--resume", is_flag=False, flag_value=f"{DEFAULT_ROOT}/{LATEST}", metavar="[DIR]", help="Go on there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as one JSON object on standard output.")
-def bisect_command(resume: str | None, state: str | None, as_json: bool, **given: Any) -> int:
+def bisect_command(resume: str | None, state: str | None, jobs: int, as_json: bool, **given: Any) -> int:
     """Find the commit, or the kernel of a list, that brought a deviation.
 
     Both ends are confirmed first; then the shortest case that shows the fault is run on each commit that is tried.
@@ -96,7 +97,7 @@ def bisect_command(resume: str | None, state: str | None, as_json: bool, **given
         place, known, line = _resumed(Path(resume), note)
     else:
         place, known, line = _begun(given, state, note)
-    return _search(place, known, line, note, as_json)
+    return _search(place, known, line, note, jobs, as_json)
 
 
 def _from_user(name: str) -> bool:
@@ -179,7 +180,7 @@ def _line(asked: Asked, note: Callable[[str], None]) -> tuple[Line, str, str]:
     return Commits(repository, cache, store), good, bad
 
 
-def _search(place: OutDir, known: State, line: Line, note: Callable[[str], None], as_json: bool) -> int:
+def _search(place: OutDir, known: State, line: Line, note: Callable[[str], None], jobs: int, as_json: bool) -> int:
     """To the end, or to what ends it; the reports are written in any case."""
     began = datetime.now().astimezone()
     log = _Log(place.path / LOG, note)
@@ -187,7 +188,7 @@ def _search(place: OutDir, known: State, line: Line, note: Callable[[str], None]
     ended: GmemError | KeyboardInterrupt | None = None
     try:
         with line.hold():
-            answer = Search(known, line, run_gmem, place, log).run()
+            answer = Search(known, line, run_gmem, place, log, jobs).run()
     except (GmemError, KeyboardInterrupt) as error:
         ended = error
     told = Ending(known, line, place.path).told(answer) if answer is not None else None

@@ -267,6 +267,29 @@ def test_killed_again_and_again_it_comes_to_the_same_end(bench: Bench) -> None:
     assert load(bench.folder / "out")[0] is not None
 
 
+# -- several at once
+
+
+@pytest.mark.parametrize("first", [2, 9, 16])
+def test_side_by_side_the_same_commit_is_found(bench: Bench, first: int) -> None:
+    bench.line(16, first, n12=("#error",))
+    told = bench.json("--jobs", "3", paper=Paper(infra_at=(1, 4, 7)))
+    assert told["found"] == bench.names[first - 1]
+    assert len(bench.marks()) <= 9
+
+
+def test_side_by_side_it_is_interrupted_and_goes_on(bench: Bench) -> None:
+    bench.line(16, 5)
+    process = start(bench.folder, Paper(seconds=0.3), *bench.words("--json", "--jobs", "3"))
+    wait_for(lambda: runs(bench) >= 4, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2, err
+    install(bench.folder, Paper())
+    assert main(["bisect", "--json", "--jobs", "2", "--resume", str(bench.folder / "out")]) == 0
+    assert json.loads(bench.capsys.readouterr().out)["found"] == bench.names[4]
+
+
 # -- a list of kernels
 
 

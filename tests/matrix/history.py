@@ -39,7 +39,7 @@ class Plan:
 
 
 def make_history(folder: Path, plans: list[Plan]) -> None:
-    """The repository ``folder`` with a branch for each plan and the tag ``base`` at the import; what is there is used."""
+    """The repository ``folder`` with a branch for each plan and the tag ``base`` at the import, which may be there."""
     there = (folder / ".git").is_dir()
     if not there:
         folder.mkdir(parents=True)

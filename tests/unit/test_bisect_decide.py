@@ -6,11 +6,13 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.bisect.ahead import ahead, earliest
 from harness.bisect.confidence import confidence_of, halvings, miss, passes_needed
 from harness.bisect.decide import (
     Candidate,
@@ -116,6 +118,29 @@ def test_the_same_verdicts_give_the_same_way(paper: Paper) -> None:
     again = Paper(paper.count, paper.first, paper.skipped, paper.seed, paper.infra)
     assert paper.search() == again.search()
     assert paper.built == again.built
+
+
+@given(papers(), st.integers(2, 5))
+def test_tried_ahead_the_answer_is_the_same_in_fewer_rounds(paper: Paper, jobs: int) -> None:
+    """Verdicts on what lies behind another bad one are kept and change nothing."""
+    names = [str(n) for n in range(paper.count + 1)]
+    row = partial(in_a_row, names)
+    marks = {names[0]: Mark.GOOD}
+    rounds = 0
+    while True:
+        goods = [name for name, mark in marks.items() if mark is Mark.GOOD]
+        bad = earliest(row, names[-1], [name for name, mark in marks.items() if mark is Mark.BAD], goods)
+        batch = ahead(row, bad, goods, marks, jobs)
+        if not batch:
+            break
+        assert batch[0] == getattr(decide(row(bad, goods), bad, marks), "name", "")
+        assert len(set(batch) - set(marks)) == len(batch) <= jobs
+        marks |= {name: paper.verdict(name) for name in batch}
+        rounds += 1
+    assert decide(row(bad, goods), bad, marks) == Found(str(paper.first))
+    assert rounds <= halvings(paper.count)
+    if jobs >= 3:
+        assert rounds <= math.ceil(halvings(paper.count) / 2)
 
 
 def test_a_testbed_that_always_fails_gives_suspects_and_no_answer() -> None:
