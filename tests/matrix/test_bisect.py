@@ -12,10 +12,14 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,6 @@ from harness.bisect.checkout import Checkout
 from harness.bisect.decide import Mark, Try, decide, in_a_row
 from harness.bisect.git import Repository
 from harness.cache import ContentCache
-from harness.host.emulated.machine import QEMU
 from harness.kernel.sites import TreeSite
 from harness.kernel.usertree import read_tree
 from tests.matrix.history import Plan, make_history
@@ -73,7 +76,7 @@ def repository() -> Iterator[Path]:
     place = scratch / "linux"
     make_history(
         place,
-        [Plan("plain", COMMITS, LEAK, SEED), Plan("broken", COMMITS, LEAK, SEED + 1, NOT_BUILDING, NOT_BOOTING)],
+        [Plan("plain", COMMITS, LEAK, SEED), Plan("broken", COMMITS, LEAK, SEED, NOT_BUILDING, NOT_BOOTING)],
     )
     yield place
     if kept:
@@ -86,7 +89,9 @@ def repository() -> Iterator[Path]:
     shutil.rmtree(scratch)
 
 
-def bisect(repository: Path, branch: str, out: Path, path: str = "") -> dict[str, Any]:
+def bisect(
+    repository: Path, branch: str, out: Path, watch: Callable[[subprocess.Popen[str]], None] = lambda _: None
+) -> dict[str, Any]:
     """``gmem bisect`` to its end; what it says goes to the screen, its answer is returned."""
     words = [
         "bisect",
@@ -101,14 +106,16 @@ def bisect(repository: Path, branch: str, out: Path, path: str = "") -> dict[str
         str(out),
         "--json",
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "harness.cli.main", *words],
-        env={**os.environ, "PATH": path or os.environ["PATH"]},
-        stdout=subprocess.PIPE, text=True, timeout=SECONDS, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-    told: dict[str, Any] = json.loads(done.stdout)
+    argv = [sys.executable, "-m", "harness.cli.main", *words]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            watch(process)
+            answer, _ = process.communicate(timeout=SECONDS)
+        finally:
+            process.terminate()
     print((out / "bisect.log").read_text())
+    assert process.returncode == 0, answer
+    told: dict[str, Any] = json.loads(answer)
     return told
 
 
@@ -118,20 +125,20 @@ def steps(out: Path) -> list[dict[str, Any]]:
     return [step for step in state["steps"] if step["name"] not in (state["good"], state["bad"])]
 
 
-def number_of(repository: Path, branch: str, name: str) -> int:
+def number_of(repository: Path, name: str) -> int:
+    """Which commit it is, counted from the import."""
     count = subprocess.run(
         ["git", "-C", str(repository), "rev-list", "--count", f"base..{name}"],
         capture_output=True,
         check=True,
         timeout=60,
     )
-    assert branch
     return int(count.stdout)
 
 
 def test_the_commit_is_named_in_seven_builds(repository: Path, tmp_path: Path) -> None:
     told = bisect(repository, "plain", tmp_path / "out")
-    assert number_of(repository, "plain", told["found"]) == LEAK
+    assert number_of(repository, told["found"]) == LEAK
     assert len(steps(tmp_path / "out")) <= MOST_BUILDS
     assert told["confidence"] >= 0.95
     assert any(line.startswith("after:  ") and "enter" in line for line in told["lines"]), told["lines"]
@@ -139,71 +146,83 @@ def test_the_commit_is_named_in_seven_builds(repository: Path, tmp_path: Path) -
 
 def test_what_does_not_build_or_boot_is_passed_by(repository: Path, tmp_path: Path) -> None:
     told = bisect(repository, "broken", tmp_path / "out")
-    assert number_of(repository, "broken", told["found"]) == LEAK
-    skipped = {number_of(repository, "broken", step["name"]): step["why"] for step in steps(tmp_path / "out")
+    assert number_of(repository, told["found"]) == LEAK
+    skipped = {number_of(repository, step["name"]): step["why"] for step in steps(tmp_path / "out")
                if step["mark"] == "skip"}  # fmt: skip
     assert NOT_BUILDING < set(skipped) <= NOT_BUILDING | NOT_BOOTING
     assert all((why == "it does not build") == (number in NOT_BUILDING) for number, why in skipped.items())
     assert len(steps(tmp_path / "out")) <= MOST_BUILDS + len(skipped)
 
 
-KILLER = """\
-#!{python}
-# Stands before QEMU: in one run of five, which its number and the seed choose, every machine is killed.
-import fcntl, json, os, random, sys, time
-words = sys.argv[1:]
-if "-pidfile" in words:
-    with open("{folder}/runs.json", "a+") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        stream.seek(0)
-        runs = json.loads(stream.read() or "[]")
-        mine = os.getppid()
-        if mine not in runs:
-            runs.append(mine)
-            stream.truncate(0)
-            stream.write(json.dumps(runs))
-        number = runs.index(mine)
-    draw = random.Random("{seed} %d" % number)
-    if draw.random() < 0.2:
-        me, seconds = os.getpid(), draw.uniform(0.5, 4.0)
-        if os.fork() == 0:
-            os.setsid()
-            time.sleep(seconds)
-            try:
-                if b"gmem-emulated-host" in open("/proc/%d/cmdline" % me, "rb").read():
-                    os.kill(me, 9)
-                    with open("{folder}/killed", "a") as log:
-                        log.write("run %d after %.1f s\\n" % (number, seconds))
-            except OSError:
-                pass
-            os._exit(0)
-os.execv("{qemu}", ["{qemu}", *words])
-"""
+def doomed(seed: int, number: int) -> bool:
+    """Whether the machines of the run of that number are killed: one run of five."""
+    return random.Random(f"{seed} {number}").random() < 0.2
 
 
-def kills(seed: int, runs: int) -> list[int]:
-    """Numbers of the runs, of so many, whose machines are killed."""
-    return [number for number in range(runs) if random.Random(f"{seed} {number}").random() < 0.2]
+KILLING_SEED = next(
+    seed for seed in range(1000) if doomed(seed, 0) and 2 <= sum(doomed(seed, number) for number in range(8)) <= 3
+)
+"""Two or three runs of the first eight, the very first one among them."""
 
 
-KILLING_SEED = next(seed for seed in range(1000) if len(kills(seed, 8)) >= 2 and 0 in kills(seed, 8))
-"""Two runs of the first eight, the very first one among them."""
+@dataclass
+class Killer:
+    """Kills machines of a bisection from outside, with SIGKILL, up to 1.5 s after they were seen."""
+
+    bisection: int
+    seed: int
+    runs: list[int] = field(default_factory=list)
+    """Process ids of the runs in their order."""
+    due: dict[int, float] = field(default_factory=dict)
+    killed: list[str] = field(default_factory=list)
+
+    def look(self) -> None:
+        """Once over the processes of this machine."""
+        for machine, run in self._machines():
+            if run not in self.runs:
+                self.runs.append(run)
+            number = self.runs.index(run)
+            if not doomed(self.seed, number):
+                continue
+            delay = random.Random(f"{self.seed} {number} {len(self.due)}").uniform(0, 1.5)
+            if time.monotonic() < self.due.setdefault(machine, time.monotonic() + delay):
+                continue
+            with suppress(ProcessLookupError):
+                os.kill(machine, signal.SIGKILL)
+                self.killed.append(f"run {number + 1}: machine {machine} killed")
+
+    def _machines(self) -> Iterator[tuple[int, int]]:
+        """Outer QEMUs below the bisection, each with its run."""
+        parents: dict[int, int] = {}
+        machines: list[int] = []
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError, ValueError):
+                name, _, rest = (entry / "stat").read_text().rpartition(")")
+                state, parent = rest.split()[:2]
+                parents[int(entry.name)] = int(parent)
+                if "(qemu-system" in name and state != "Z":
+                    machines.append(int(entry.name))
+        for machine in machines:
+            run = parents[machine]
+            if parents.get(run) == self.bisection:
+                yield machine, run
 
 
 def test_killed_machines_are_no_verdicts(repository: Path, tmp_path: Path) -> None:
-    real = shutil.which(QEMU)
-    assert real
-    place = tmp_path / "bin"
-    place.mkdir()
-    wrapper = place / QEMU
-    wrapper.write_text(KILLER.format(python=sys.executable, folder=tmp_path, seed=KILLING_SEED, qemu=real))
-    wrapper.chmod(0o755)
-    told = bisect(repository, "plain", tmp_path / "out", f"{place}:{os.environ['PATH']}")
-    killed = (tmp_path / "killed").read_text()
-    print(killed)
-    assert number_of(repository, "plain", told["found"]) == LEAK
+    killers: list[Killer] = []
+
+    def watch(process: subprocess.Popen[str]) -> None:
+        killers.append(Killer(process.pid, KILLING_SEED))
+        while process.poll() is None:
+            killers[0].look()
+            time.sleep(0.2)
+
+    told = bisect(repository, "plain", tmp_path / "out", watch)
+    [killer] = killers
+    print("\n".join(killer.killed))
+    assert number_of(repository, told["found"]) == LEAK
     assert len(steps(tmp_path / "out")) <= MOST_BUILDS
-    assert killed.count("run ") >= 2
+    assert len({line.split(":")[0] for line in killer.killed}) >= 2, "machines of two runs were killed"
     state = json.loads((tmp_path / "out" / "bisect.json").read_text())
     words = [answer["word"] for step in state["steps"] for attempt in step["attempts"] for answer in attempt["answers"]]
     assert "infra" in words
