@@ -141,7 +141,12 @@ def test_the_commit_is_named_in_seven_builds(repository: Path, tmp_path: Path) -
     assert number_of(repository, told["found"]) == LEAK
     assert len(steps(tmp_path / "out")) <= MOST_BUILDS
     assert told["confidence"] >= 0.95
-    assert any(line.startswith("after:  ") and "enter" in line for line in told["lines"]), told["lines"]
+    assert any(line.startswith("before: unaccounted predicted +0, observed +0") for line in told["lines"]), told[
+        "lines"
+    ]
+    assert any(line.startswith("after:  unaccounted predicted +0, observed +1") for line in told["lines"]), told[
+        "lines"
+    ]
 
 
 def test_what_does_not_build_or_boot_is_passed_by(repository: Path, tmp_path: Path) -> None:
