@@ -13,6 +13,7 @@ import msgspec
 
 from harness.cache import ContentCache, content_key
 from harness.errors import InfraError
+from harness.kernel.buildid import vmlinux_of
 from harness.kernel.config import Wish
 from harness.kernel.image import read_image
 from harness.kernel.make import Make, count_steps
@@ -88,6 +89,8 @@ def _keep(plan: Plan, site: Site, build: Path, out: Path, seconds: float) -> Non
     header = read_image(image)
     if header.builder != f"gmem@{plan.mark}":
         raise InfraError(f"make left an old image of kernel {plan.name} behind ({header.builder}): remove {build}")
+    if not _holds(image, header.builder):
+        raise InfraError(f"make put an old vmlinux into the image of kernel {plan.name}: remove {build}")
     shutil.copyfile(image, out / "bzImage")
     shutil.copyfile(build / ".config", out / "config")
     shutil.copyfile(build / "System.map", out / "System.map")
@@ -108,6 +111,14 @@ def _keep(plan: Plan, site: Site, build: Path, out: Path, seconds: float) -> Non
         seconds=round(seconds, 1),
     )
     (out / "meta.json").write_bytes(msgspec.json.format(msgspec.json.encode(meta), indent=1) + b"\n")
+
+
+def _holds(image: Path, builder: str) -> bool:
+    """Whether the kernel inside the image, not its header alone, has that name, as far as it can be read."""
+    try:
+        return builder.encode() in vmlinux_of(image)
+    except InfraError:
+        return True
 
 
 def read_meta(entry: Path) -> Meta:

@@ -94,7 +94,7 @@ class TreeSite:
 
     def compiler(self, plain: Compiler) -> Compiler:
         """With ccache: switching branches touches files whose content comes back."""
-        return plain.behind_ccache()
+        return plain.behind_ccache(self._cache.root / "bin")
 
     def lock(self, what: str) -> FileLock:
         return self._cache.lock(f"work-{self._name}", what=what)

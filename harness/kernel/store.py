@@ -144,7 +144,7 @@ class KernelStore:
     def _tree(self, spec: str, path: Path) -> Kernel:
         tree = read_tree(path)
         wishes = read_fragments(self.catalog.recipe(self.catalog.default).config)
-        key = self._key(wishes, "tree", str(tree.path), tree.digest)
+        key = self._key(wishes, "tree-2", str(tree.path), tree.digest)  # 2: without old files from ccache
         origin = f"source tree {tree.path} {tree.version} ({tree.state})"
         plan = Plan(spec, key, origin, None, wishes, (), self.compiler)
         built = self._built(plan, TreeSite(self.cache, tree))

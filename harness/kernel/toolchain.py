@@ -31,6 +31,20 @@ _LIBELF_HEADERS = (Path("/usr/include/libelf.h"), Path("/usr/include/gelf.h"))
 _FOREIGN = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "GNUMAKEFLAGS", "ARCH", "CROSS_COMPILE", "LLVM", "CC", "LD", "CFLAGS"}
 _FOREIGN |= {"KCFLAGS", "KCPPFLAGS", "KAFLAGS", "LOCALVERSION", "V", "W", "O", "M", "C"}
 
+_CCACHE = """\
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-only
+# gcc behind ccache, but for sources that put a whole file into the object (.incbin).  That file is in no list of
+# headers, so ccache would give an old one again: a bzImage with the kernel of an earlier build.
+for word; do
+    case $word in
+    *.S) exec gcc "$@" ;;
+    *.c) if grep -qi incbin "$word" 2>/dev/null; then exec gcc "$@"; fi ;;
+    esac
+done
+exec ccache gcc "$@"
+"""
+
 
 def require_tools(*tables: dict[str, str], work: str) -> None:
     """Raises :class:`InfraError` naming all missing programs and the command that installs them.
@@ -56,9 +70,18 @@ class Compiler:
     # Value of CC for make.
     command: str = "gcc"
 
-    def behind_ccache(self) -> Compiler:
-        """The same compiler behind ccache, where that is installed."""
-        return Compiler(self.identity, "ccache gcc") if shutil.which("ccache") else self
+    def behind_ccache(self, folder: Path) -> Compiler:
+        """The same compiler behind ccache, where that is installed; ``folder`` is where the way to it is kept."""
+        if not shutil.which("ccache"):
+            return self
+        script = folder / "ccache-gcc"
+        if not script.is_file() or script.read_text() != _CCACHE:
+            folder.mkdir(parents=True, exist_ok=True)
+            fresh = folder / f".ccache-gcc.{os.getpid()}"
+            fresh.write_text(_CCACHE)
+            fresh.chmod(0o755)
+            fresh.replace(script)
+        return Compiler(self.identity, str(script))
 
 
 def compiler() -> Compiler:
