@@ -56,7 +56,8 @@ class Checkout:
             shutil.rmtree(self.path, ignore_errors=True)
             require_space(self.folder, TREE_BYTES, "a checkout for the bisection")
             self.path.mkdir(parents=True)
-            git(self.path, "init", "--quiet", "--template=", ".")
+            names = git(self._repository.path, "rev-parse", "--show-object-format").strip()
+            git(self.path, "init", "--quiet", "--template=", f"--object-format={names}", ".")
         info = self.path / ".git" / "objects" / "info"
         info.mkdir(parents=True, exist_ok=True)
         (info / "alternates").write_text(f"{self._repository.objects}\n")

@@ -132,10 +132,10 @@ def commit(tree: Path, number: int, *words: str, subject: str = "", content: str
     return git(tree, "rev-parse", "HEAD")
 
 
-def make_repository(tree: Path) -> str:
+def make_repository(tree: Path, names: str = "sha1") -> str:
     """The kernel of a few lines as a repository with one commit; returns its name."""
     make_tree(tree)
-    git(tree.parent, "init", "-q", str(tree))
+    git(tree.parent, "init", "-q", f"--object-format={names}", str(tree))
     git(tree, "add", "-f", ".")
     return commit(tree, 0, subject="Import")
 

@@ -191,6 +191,12 @@ def test_a_merge_is_looked_into(bench: Bench) -> None:
     assert bench.json()["found"] == leak
 
 
+def test_a_repository_with_longer_names(bench: Bench) -> None:
+    bench.base = make_repository(bench.tree, "sha256")
+    bench.names = [commit(bench.tree, number, *((LEAK,) if number >= 2 else ())) for number in (1, 2, 3)]
+    assert bench.json()["found"] == bench.names[1]
+
+
 def test_trouble_of_the_testbed_is_repeated_and_never_a_verdict(bench: Bench) -> None:
     bench.line(16, 7)
     told = bench.json(paper=Paper(infra_at=(0, 1, 4, 7), killed_at=(2, 6, 8)))
