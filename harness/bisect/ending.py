@@ -11,9 +11,9 @@ import msgspec
 
 from harness.bisect.confidence import confidence_of
 from harness.bisect.decide import Found, Mark, Suspects, Word
+from harness.bisect.judging import results_of
 from harness.bisect.line import Line
 from harness.bisect.question import CaseName, CounterBound, Deviation, deviation_word, observed
-from harness.bisect.search import results_of
 from harness.bisect.select import narrow
 from harness.bisect.state import State, Step
 from harness.run.outcome import telling_first

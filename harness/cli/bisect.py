@@ -16,6 +16,7 @@ import msgspec
 from harness.bisect.decide import Found, Suspects
 from harness.bisect.ending import Ending, Told, log_lines
 from harness.bisect.git import Repository
+from harness.bisect.judging import Judging
 from harness.bisect.line import Commits, Kernels, Line, check_kernels
 from harness.bisect.runner import run_gmem
 from harness.bisect.search import Search
@@ -188,7 +189,7 @@ def _search(place: OutDir, known: State, line: Line, note: Callable[[str], None]
     ended: GmemError | KeyboardInterrupt | None = None
     try:
         with line.hold():
-            answer = Search(known, line, run_gmem, place, log, jobs).run()
+            answer = Search(Judging(known, line, run_gmem, place, log), jobs).run()
     except (GmemError, KeyboardInterrupt) as error:
         ended = error
     told = Ending(known, line, place.path).told(answer) if answer is not None else None

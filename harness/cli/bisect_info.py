@@ -10,7 +10,7 @@ from importlib.metadata import version
 import msgspec
 
 from harness import __version__
-from harness.bisect.search import RUNS
+from harness.bisect.judging import RUNS
 from harness.errors import GmemError
 from harness.report.store import OutDir, load
 from harness.run.result import RunInfo

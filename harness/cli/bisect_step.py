@@ -18,9 +18,9 @@ from typing import Any, Final
 import click
 
 from harness.bisect.decide import Mark, Policy, Word, judge
+from harness.bisect.judging import nothing_answered
 from harness.bisect.question import Answer, CaseName, CostRatio, Deviation, Question, answers, counted, narrowest
 from harness.bisect.runner import Wanted, run_gmem
-from harness.bisect.search import nothing_answered
 from harness.bisect.select import narrow
 from harness.bisect.state import Asked
 from harness.cache import ContentCache

@@ -336,7 +336,7 @@ def test_a_cost(bench: Bench) -> None:
     bench.base = make_repository(bench.tree)
     for number in range(1, 9):
         bench.names.append(commit(bench.tree, number, *(("SLOW-HERE",) if number >= 4 else ())))
-    told = bench.json("--cost", "touch", "--ratio-above", "2")
+    told = bench.json("--cost", "touch", "--ratio-above", "2", paper=Paper(infra_at=(0, 3), killed_at=(1,)))
     assert told["found"] == bench.names[3]
 
 
