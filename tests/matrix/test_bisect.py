@@ -167,12 +167,12 @@ def doomed(seed: int, number: int) -> bool:
 KILLING_SEED = next(
     seed for seed in range(1000) if doomed(seed, 0) and 2 <= sum(doomed(seed, number) for number in range(8)) <= 3
 )
-"""Two or three runs of the first eight, the very first one among them."""
+"""Two or three runs of the first eight, the very first one among them; all machines of these."""
 
 
 @dataclass
 class Killer:
-    """Kills machines of a bisection from outside, with SIGKILL, up to 1.5 s after they were seen."""
+    """Kills machines of a bisection from outside, with SIGKILL, up to 0.3 s after they were seen."""
 
     bisection: int
     seed: int
@@ -189,7 +189,7 @@ class Killer:
             number = self.runs.index(run)
             if not doomed(self.seed, number):
                 continue
-            delay = random.Random(f"{self.seed} {number} {len(self.due)}").uniform(0, 1.5)
+            delay = random.Random(f"{self.seed} {number} {len(self.due)}").uniform(0, 0.3)
             if time.monotonic() < self.due.setdefault(machine, time.monotonic() + delay):
                 continue
             with suppress(ProcessLookupError):
@@ -220,7 +220,7 @@ def test_killed_machines_are_no_verdicts(repository: Path, tmp_path: Path) -> No
         killers.append(Killer(process.pid, KILLING_SEED))
         while process.poll() is None:
             killers[0].look()
-            time.sleep(0.2)
+            time.sleep(0.05)
 
     told = bisect(repository, "plain", tmp_path / "out", watch)
     [killer] = killers
