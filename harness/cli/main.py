@@ -61,6 +61,7 @@ COMMANDS: Final[Mapping[str, Lazy]] = MappingProxyType(
         "bisect": Lazy("harness.cli.bisect", "bisect_command", "Which commit, or which kernel, brought a deviation."),
         "compare": Lazy("harness.cli.compare", "compare_command", "Two runs: what differs, and what takes longer."),
         "history": Lazy("harness.cli.history", "history_group", "Many runs: what deviates, since when, how often."),
+        "nightly": Lazy("harness.cli.nightly", "nightly_group", "A matrix of kernels and hosts, night after night."),
         "doctor": Lazy("harness.cli.doctor", "doctor_command", "What this machine can do, and what is missing."),
         "host": Lazy("harness.cli.host", "host_group", "Real machines as hosts: their files, their settings."),
         "guest-image": Lazy("harness.cli.guest_image", "guest_image_group", "Larger guests: a full Debian."),
