@@ -17,7 +17,7 @@ import msgspec
 import yaml
 
 from harness.errors import UsageError
-from harness.guest.launch import launch_record
+from harness.guest.launch import guest_named
 
 SCHEMA: Final = 1
 DEFAULT_GUEST: Final = "snp-stand-in"
@@ -242,7 +242,7 @@ def _problems(matrix: Matrix) -> Iterator[str]:
             if not _NAME.fullmatch(name):
                 yield f"{what}: {name!r} is no name: letters, digits and ._+- , 40 at most"
     for guest in matrix.guests:
-        launch_record(guest)
+        guest_named(guest)
     for name, kernel in matrix.kernels.items():
         if bool(kernel.git) != bool(kernel.branch):
             yield f"kernels.{name}: git and branch belong together"
