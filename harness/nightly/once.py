@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from harness.bisect.git import Repository, reason, try_git
 from harness.errors import InfraError, UsageError
@@ -20,9 +20,12 @@ from harness.nightly.rest import Pages
 from harness.nightly.told import Told, read_told
 from harness.run.verdict import Verdict, worst
 
+_Answer = TypeVar("_Answer")
 SEND_SECONDS: Final = 60.0
 START_SECONDS: Final = 120.0
 """Until the master has made jobs of what was sent; measured below 1 s."""
+ANSWER_SECONDS: Final = 180.0
+"""For a master that died and is started again to answer."""
 REMOTE_SECONDS: Final = 120.0
 LOOK_SECONDS: Final = 1.0
 SPARE_HOURS: Final = 1.0
@@ -43,7 +46,7 @@ class Once:
         cells = self._matrix.cells()
         changes = [self._change(kernel) for kernel in self._matrix.kernels if any(c.kernel == kernel for c in cells)]
         self._before = {cell: read_told(self._place, cell.key) for cell in cells}
-        newest = self._pages.newest_buildset()
+        newest = self._answer(self._pages.newest_buildset, tend)
         self._send(changes)
         self._until_started(newest, {(change["branch"], change["revision"]) for change in changes}, tend)
         self._until_done(cells, tend)
@@ -78,7 +81,7 @@ class Once:
 
     def _until_started(self, newest: int, sent: set[tuple[str, str]], tend: Callable[[], None]) -> None:
         end = time.monotonic() + START_SECONDS
-        while not sent <= self._pages.asked_since(newest):
+        while not sent <= self._answer(lambda: self._pages.asked_since(newest), tend):
             if time.monotonic() > end:
                 raise InfraError(f"the master made no jobs of the changes within {START_SECONDS:.0f} s")
             tend()
@@ -88,16 +91,9 @@ class Once:
         """Until nothing waits or runs, bisections neither."""
         end = time.monotonic() + 3600 * self._hours(cells)
         said: set[Cell] = set()
-        failures = 0
         while True:
             tend()
-            try:
-                waiting, failures = self._pages.waiting(), 0
-            except InfraError:  # the master was started again, or is busy
-                failures += 1
-                if failures > START_SECONDS / LOOK_SECONDS:
-                    raise
-                waiting = 1
+            waiting = self._answer(self._pages.waiting, tend)
             for cell, told in self._new(cells).items():
                 if told is not None and cell not in said:
                     said.add(cell)
@@ -106,6 +102,18 @@ class Once:
                 return
             if time.monotonic() > end:
                 raise InfraError(f"{waiting} jobs had not ended within {self._hours(cells):.0f} hours")
+            time.sleep(LOOK_SECONDS)
+
+    def _answer(self, question: Callable[[], _Answer], tend: Callable[[], None]) -> _Answer:
+        """Asked again for a while when there is none: the master is busy, or was started again."""
+        end = time.monotonic() + ANSWER_SECONDS
+        while True:
+            try:
+                return question()
+            except InfraError:
+                if time.monotonic() > end:
+                    raise
+            tend()
             time.sleep(LOOK_SECONDS)
 
     def _hours(self, cells: tuple[Cell, ...]) -> float:

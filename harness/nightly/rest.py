@@ -13,6 +13,7 @@ from typing import Any, Final
 from harness.errors import InfraError
 from harness.nightly.matrix import Matrix
 from harness.nightly.place import LOOPBACK, Settings
+from harness.report.text import one_line
 
 SECONDS: Final = 20.0
 """For one answer."""
@@ -43,7 +44,11 @@ class Pages:
 
     def ask(self, path: str) -> dict[str, Any]:
         """An answer of ``api/v2``."""
-        found: dict[str, Any] = json.loads(self.page(f"api/v2/{path}"))
+        text = self.page(f"api/v2/{path}")
+        try:
+            found: dict[str, Any] = json.loads(text)
+        except ValueError as error:  # seen: an empty answer of a busy master
+            raise InfraError(f"the master at {self.url} gave no answer to {path}: {one_line(text, 100)!r}") from error
         return found
 
     def connected(self) -> set[str]:

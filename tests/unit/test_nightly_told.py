@@ -14,7 +14,7 @@ import pytest
 from harness.errors import UsageError
 from harness.history.judgement import CaseStatus, Rate, Result, Spell
 from harness.history.record import Line
-from harness.nightly import once
+from harness.nightly import leftovers, once
 from harness.nightly.job import fresh
 from harness.nightly.leftovers import end_all, marked
 from harness.nightly.matrix import Login, parse_matrix
@@ -112,7 +112,8 @@ def test_the_newest_runs_are_kept(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2, "one that runs, and the one before"
 
 
-def test_processes_are_found_by_their_mark_and_ended(tmp_path: Path) -> None:
+def test_processes_are_found_by_their_mark_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leftovers, "_END_SECONDS", 0.5)
     assert marked(tmp_path) == []
     assert end_all(tmp_path, 0.1) == 0
     stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
