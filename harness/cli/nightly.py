@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -23,6 +24,7 @@ from harness.locks import FileLock, LockTimeout
 from harness.nightly.leftovers import end_all, marked
 from harness.nightly.matrix import Matrix, load_matrix
 from harness.nightly.once import Once, verdict
+from harness.nightly.owner import owning
 from harness.nightly.place import MARK, Place, Running, default_state
 from harness.nightly.rest import Pages
 from harness.nightly.told import shown
@@ -63,8 +65,6 @@ def nightly_group() -> None:
 @_config
 def check_command(config: Path) -> int:
     """Read a matrix, make Buildbot's configuration of it, and say what would run."""
-    import tempfile
-
     matrix = load_matrix(config)
     with tempfile.TemporaryDirectory(prefix="gmem-nightly-") as folder:
         place = Place(Path(folder))
@@ -190,7 +190,7 @@ def once_command(config: Path, state: Path | None, as_json_: bool) -> int:
 
 
 def _end_once(place: Place, matrix: Matrix, found: dict[Any, Any], url: str, json_: bool) -> int:
-    cells = [one for one in shown(place, matrix.cells())]
+    cells = shown(place, matrix.cells())
     worst = verdict(found)
     if json_:
         print(as_json(cells, url))
@@ -270,15 +270,15 @@ class _Lock(FileLock):
 
 
 def _owning(place: Place, config: Path, matrix: Matrix, *, timers: bool) -> Any:
-    from harness.nightly.owner import owning
-
     os.environ[MARK] = str(place.path)
     if left := marked(place.path):
         raise UsageError(
             f"{len(left)} processes of {place.path} are left of a time before, first {left[0].pid}: "
             f"gmem nightly down ends them"
         )
-    return owning(place, matrix, place.choose(config, timers=timers), _note)
+    settings = place.choose(config, timers=timers)
+    _check_buildbot(place)
+    return owning(place, matrix, settings, _note)
 
 
 def _check_buildbot(place: Place) -> None:

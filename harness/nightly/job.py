@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from harness.bisect.checkout import Checkout
 from harness.bisect.git import Repository, git, reason, try_git
 from harness.bisect.line import Commits
 from harness.cache import ContentCache
@@ -25,6 +26,8 @@ from harness.report.identity import run_id
 from harness.report.store import load
 from harness.report.text import one_line
 
+LOCK_SECONDS: Final = 4 * 3600.0
+"""For a bisection that somebody started by hand to give the tree back; ours are kept away by Buildbot's lock."""
 FETCH_SECONDS: Final = 3600.0
 """A first copy of a Linux with its history has 3 GB."""
 
@@ -61,9 +64,10 @@ def prepare(place: Place, host: str, kernel: str, revision: str, note: Callable[
     commit = repository.commit(revision or f"refs/heads/{entry.branch}", f"branch {entry.branch}:")
     note(repository.describe(commit).title)
     cache = ContentCache(notify=note)
-    line = Commits(repository, cache, KernelStore(cache))
-    with line.hold():
-        built = line.build(commit)
+    lock = Checkout(cache, repository).lock()
+    lock.timeout = LOCK_SECONDS
+    with lock:
+        built = Commits(repository, cache, KernelStore(cache)).build(commit)
     link = place.image(host, kernel)
     link.parent.mkdir(parents=True, exist_ok=True)
     _link(link, built.image)

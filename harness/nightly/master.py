@@ -38,7 +38,7 @@ def configuration(state: Path) -> dict[str, Any]:
     settings = place.settings()
     matrix = load_matrix(Path(settings.matrix))
     return {
-        "title": f"guest_memfd: {Path(settings.matrix).stem}",
+        "title": "gmem nightly",
         "titleURL": "https://www.buildbot.net/",
         "buildbotURL": page_url(matrix, settings),
         "buildbotNetUsageData": None,

@@ -34,7 +34,9 @@ class KernelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     git: str = ""
     """Path or URL of a git tree; its branch is polled."""
     branch: str = ""
+    """Of that tree."""
     design: str = "auto"
+    """gmem design to judge by, as ``--design`` of ``gmem run``."""
 
 
 class HostEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,12 +54,14 @@ class SuiteEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cases: str = ""
     """As ``-k`` of ``gmem run``."""
     brief: bool = False
+    """As ``--brief`` of ``gmem run``."""
 
 
 class SkipEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Cells that are not run; what is not named is any."""
 
     reason: str
+    """For people."""
     kernel: str = ""
     host: str = ""
     guest: str = ""
@@ -75,6 +79,7 @@ class Web(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The web server."""
 
     interface: str = "127.0.0.1"
+    """Address that it listens on; any but the loopback needs a login."""
     port: int = 0
     """0: one that is free, kept from then on."""
     login: Login | None = None
@@ -84,11 +89,17 @@ class Matrix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A whole file."""
 
     schema: int
+    """1."""
     kernels: dict[str, KernelEntry]
+    """Kernels under test, by names of your own."""
     hosts: dict[str, HostEntry]
+    """Hosts under test."""
     suites: dict[str, SuiteEntry]
+    """Groups of suites."""
     guests: tuple[str, ...] = (DEFAULT_GUEST,)
+    """How guests are started, as ``--guest`` of ``gmem run``."""
     skip: tuple[SkipEntry, ...] = ()
+    """Cells that are not run."""
     nightly: str = "02:00"
     """Hour and minute, in the time of the machine; 'never' for new commits only."""
     poll: float = 10.0
@@ -100,10 +111,11 @@ class Matrix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep: int = 30
     """Result folders kept of each cell."""
     bisect: bool = True
+    """Whether a new deviation of a branch is bisected."""
     database: str = ""
     """Of Buildbot: postgresql://USER@HOST/NAME; without, a file of SQLite in the state folder."""
     history: str = ""
-    """As ``gmem history --db``; without, the same PostgreSQL, or a file in the state folder."""
+    """As ``--db`` of ``gmem history``; without, the same PostgreSQL, or a file in the state folder."""
     web: Web = Web()
 
     def cells(self) -> tuple[Cell, ...]:

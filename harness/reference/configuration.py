@@ -14,6 +14,7 @@ import msgspec
 
 from harness.host.config.host import HostConfig
 from harness.kernel.catalog import Entry
+from harness.nightly.matrix import Matrix
 from harness.reference.markdown import code, first_sentences, page, table
 
 INTRO = """\
@@ -39,6 +40,9 @@ def configuration_page() -> str:
         "## Named kernels: `host-configs/kernels.yaml`",
         "`default` names the kernel that is used without `--kernel`; `kernels` maps names to these keys:",
         _keys(Entry),
+        "## A nightly matrix",
+        "[howto-nightly.md](../howto-nightly.md) has examples.",
+        *_records(Matrix, "", set()),
         "## Environment",
         table(("variable", "for"), [(code(name), says) for name, says in ENVIRONMENT]),
     )

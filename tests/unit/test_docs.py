@@ -159,7 +159,7 @@ def test_readme_names_commands() -> None:
 @everywhere
 def test_scripts_exist(document: Path) -> None:
     for name in re.findall(r"(?<![\w/.])((?:ci|\.ci|benchmarks)/[a-z_]+(?:\.py)?)", text_of(document)):
-        assert (ROOT / name).is_file(), f"{name} does not exist"
+        assert (ROOT / name).exists(), f"{name} does not exist"
 
 
 @everywhere
