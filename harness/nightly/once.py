@@ -64,7 +64,7 @@ class Once:
             "branch": entry.branch,
             "repository": entry.git,
             "revision": commit,
-            "comments": f"{kernel}: {entry.branch} at {commit[:12]}",
+            "comments": f"{kernel} at {commit[:12]}",
         }
 
     def _send(self, changes: list[dict[str, str]]) -> None:

@@ -23,7 +23,7 @@ def pages(matrix: Matrix, settings: Settings) -> dict[str, Any]:
     found: dict[str, Any] = {
         "port": f"tcp:{settings.web_port}:interface={matrix.web.interface.replace(':', chr(92) + ':')}",
         "plugins": {"grid_view": {}},
-        "ui_default_config": {"Grid.revisionLimit": 14, "Grid.fullChanges": True},
+        "ui_default_config": {"Grid.revisionLimit": 14},
         "change_hook_dialects": {},
     }
     if matrix.web.login is not None:

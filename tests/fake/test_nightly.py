@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import itertools
 import json
 import os
 import re
 import signal
 import subprocess
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -94,6 +97,10 @@ def check_words(bench: Bench) -> None:
 
 
 def test_nothing_is_left_after_kill_9_and_up_goes_on(bench: Bench) -> None:
+    """Here with a login, also on the loopback."""
+    (bench.folder / "users").write_text("someone:long enough a word\n")
+    (bench.folder / "users").chmod(0o600)
+    bench.matrix.write_text(MATRIX + "web: {login: {users: ./users}}\n")
     bench.order(**{"7.3_a": ["slow", 0]})
     with bench.start("once", "--config", str(bench.matrix)) as once:
         until(lambda: bench.heard("slow"), once)
@@ -106,6 +113,7 @@ def test_nothing_is_left_after_kill_9_and_up_goes_on(bench: Bench) -> None:
     assert code == 0, stderr
     assert re.match(r"up: http://127\.0\.0\.1:\d+/ \(4 jobs on 2 hosts\)", stdout)
     try:
+        check_login(stdout.split()[1])
         assert bench.run("up", "--config", str(bench.matrix))[2].startswith("gmem: it is up already, since ")
         code, stdout, stderr = bench.run("once", "--config", str(bench.matrix))
         assert code == 0, stderr
@@ -122,6 +130,25 @@ def test_nothing_is_left_after_kill_9_and_up_goes_on(bench: Bench) -> None:
     assert bench.run("down")[1].startswith("it was not up: no process of ")
     code, stdout, _ = bench.run("status")
     assert (code, stdout.splitlines()[-1]) == (0, f"down ({bench.state})")
+
+
+def check_login(url: str) -> None:
+    """Nothing is shown without; a wrong password is refused; with the right one, what anybody sees elsewhere."""
+    workers = f"{url}api/v2/workers"
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        get(workers)
+    for password, shown in (("short of it, wrong", False), ("long enough a word", True)):
+        word = base64.b64encode(f"someone:{password}".encode()).decode()
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor())
+        with contextlib.suppress(urllib.error.HTTPError):
+            opener.open(
+                urllib.request.Request(f"{url}auth/login", headers={"Authorization": f"Basic {word}"}), timeout=60
+            )
+        if shown:
+            assert '"name": "a"' in opener.open(workers, timeout=60).read().decode()
+        else:
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                opener.open(workers, timeout=60)
 
 
 def test_ctrl_c_ends_everything(bench: Bench) -> None:
