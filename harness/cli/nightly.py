@@ -20,7 +20,7 @@ import msgspec
 from harness.cli.nightly_show import as_json, lines
 from harness.errors import GmemError, InfraError, UsageError
 from harness.kernel.config import SourceError
-from harness.locks import FileLock, LockTimeout
+from harness.locks import FileLock
 from harness.nightly.leftovers import end_all, marked
 from harness.nightly.matrix import Matrix, load_matrix
 from harness.nightly.once import Once, verdict
@@ -34,6 +34,8 @@ from harness.run.verdict import Verdict
 UP_SECONDS: Final = 600.0
 DOWN_SECONDS: Final = 300.0
 """For the owner to end everything: a run gives its host back first."""
+LEFT_SECONDS: Final = 60.0
+"""For what an owner that was killed left: it is ending by itself."""
 LOOK_SECONDS: Final = 0.5
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
@@ -132,12 +134,12 @@ def down_command(state: Path | None) -> int:
     """End master, workers and the jobs that run, and show that nothing is left."""
     place = Place(_folder(state))
     place.settings()
-    running = place.running()
-    if running is not None:
-        _end_owner(running.pid)
-    ended = end_all(place.path, 60.0 if running is None else 5.0)
+    owner = place.owner()
+    if owner is not None:
+        _end_owner(owner)
+    ended = end_all(place.path, LEFT_SECONDS if owner is None else 5.0)
     place.set_running(None)
-    words = "it was not up" if running is None and not ended else "down"
+    words = "it was not up" if owner is None and not ended else "down"
     more = f", {ended} processes had to be ended" if ended else ""
     print(f"{words}{more}: no process of {place.path} is left")
     return 0
@@ -256,17 +258,7 @@ def _make(place: Place) -> None:
 
 def _lock(place: Place, what: str) -> FileLock:
     _make(place)
-    return _Lock(place.path / "lock", what=what, timeout=0.0)
-
-
-class _Lock(FileLock):
-    """The owner's; that it is taken is a sentence of ours."""
-
-    def __enter__(self) -> FileLock:
-        try:
-            return super().__enter__()
-        except LockTimeout:
-            raise UsageError(f"{self.path.parent} belongs to {self.holder()}: gmem nightly down ends it") from None
+    return place.lock(what)
 
 
 def _owning(place: Place, config: Path, matrix: Matrix, *, timers: bool) -> Any:
@@ -291,9 +283,11 @@ def _check_buildbot(place: Place) -> None:
 
 
 def _refuse_if_up(place: Place) -> None:
-    running = place.running()
+    running, owner = place.running(), place.owner()
     if running is not None:
         raise UsageError(f"it is up already, since {running.since}: {running.url}; gmem nightly down ends it")
+    if owner is not None:
+        raise UsageError(f"{place.path} belongs to process {owner}: gmem nightly down ends it")
 
 
 def _end_owner(pid: int) -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import secrets
 import socket
@@ -14,12 +16,14 @@ from typing import Final
 import msgspec
 
 from harness.errors import InfraError, UsageError
-from harness.locks import FileLock
+from harness.locks import FileLock, LockTimeout
 from harness.nightly.matrix import Matrix, load_matrix
 
 MARK: Final = "GMEM_NIGHTLY_STATE"
 """In the environment of every process that belongs to a state folder: its path."""
 LOOPBACK: Final = "127.0.0.1"
+LOCK_SECONDS: Final = 2.0
+"""Somebody who looks who the owner is holds the lock for a moment, too."""
 
 
 def default_state(environ: Mapping[str, str] | None = None) -> Path:
@@ -48,6 +52,16 @@ class Running(msgspec.Struct, frozen=True):
     pid: int
     url: str
     since: str
+
+
+class Owning(FileLock):
+    """The owner's lock; that it is taken is a sentence of ours."""
+
+    def __enter__(self) -> FileLock:
+        try:
+            return super().__enter__()
+        except LockTimeout:
+            raise UsageError(f"{self.path.parent} belongs to {self.holder()}: gmem nightly down ends it") from None
 
 
 @dataclass(frozen=True)
@@ -90,9 +104,9 @@ class Place:
         """
         return self.path / "kernels" / host / f"vmlinuz-{kernel}"
 
-    def lock(self, what: str, seconds: float = 0.0) -> FileLock:
+    def lock(self, what: str) -> FileLock:
         """Held by the owner of master and workers."""
-        return FileLock(self.path / "lock", what=what, timeout=seconds)
+        return Owning(self.path / "lock", what=what, timeout=LOCK_SECONDS, waiting=lambda _: None)
 
     def history(self, matrix: Matrix) -> str:
         """As ``gmem history --db`` takes it."""
@@ -136,13 +150,33 @@ class Place:
             self._write("running.json", running)
 
     def running(self) -> Running | None:
-        """The owner, if it lives."""
+        """What the owner wrote, if it lives."""
         try:
             found = msgspec.json.decode((self.path / "running.json").read_bytes(), type=Running)
-            environ = Path(f"/proc/{found.pid}/environ").read_bytes()
         except (OSError, msgspec.DecodeError):
             return None
-        return found if mark(self.path) in environ.split(b"\0") else None
+        return found if found.pid == self.owner() else None
+
+    def owner(self) -> int | None:
+        """The process that holds the lock: that of ``up``, ``serve`` or ``once``."""
+        try:
+            fd = os.open(self.path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return self._holder()
+        finally:
+            os.close(fd)
+        return None
+
+    def _holder(self) -> int | None:
+        """The process whose number stands in the lock; None while it is being written."""
+        try:
+            return int(json.loads((self.path / "lock").read_text())["pid"])
+        except (OSError, ValueError, KeyError):
+            return None
 
     def _write(self, name: str, what: msgspec.Struct) -> None:
         write_json(self.path / name, what)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 import time
@@ -129,13 +130,19 @@ def test_processes_are_found_by_their_mark_and_ended(tmp_path: Path, monkeypatch
     assert marked(tmp_path) == []
 
 
-def test_an_owner_that_is_gone_is_not_running(tmp_path: Path) -> None:
-    place = Place(tmp_path)
+def test_the_owner_is_who_holds_the_lock(tmp_path: Path) -> None:
+    place = Place(tmp_path / "state")
     assert place.running() is None
-    place.set_running(Running(1, "http://127.0.0.1:1/", "today"))
-    assert place.running() is None, "process 1 is not ours"
+    assert place.owner() is None
+    place.set_running(Running(os.getpid(), "http://127.0.0.1:1/", "today"))
+    assert place.running() is None, "it is gone"
+    with place.lock("test"):
+        assert place.owner() == os.getpid()
+        running = place.running()
+        assert running is not None
+        assert running.url == "http://127.0.0.1:1/"
+    assert place.running() is None
     place.set_running(None)
-    assert place.running() is None
 
 
 def test_where_the_state_is() -> None:
