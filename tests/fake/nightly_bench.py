@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,17 @@ from typing import Any, TypeVar
 
 SECONDS = 90.0
 """For one start of master and workers with its jobs, on a machine that has other things to do; 10 s on an idle one."""
+MATRIX = """\
+schema: 1
+kernels:
+  "7.3":
+  next: {git: ./linux, branch: topic}
+hosts:
+  a: {host: ./a.yaml}
+  b: {host: ./b.yaml}
+suites:
+  quick: {run: [smoke], cases: one_page}
+"""
 GOOD, BAD = "a" * 40, "b" * 40
 _Found = TypeVar("_Found")
 
@@ -114,7 +126,10 @@ class Bench:
 
 
 def make_bench(folder: Path, matrix: str) -> Bench:
-    """Hosts are a and b, both emulated."""
+    """Hosts are a and b, both emulated; ``linux`` is a git tree with a branch ``topic``."""
+    (folder / "linux").mkdir()
+    subprocess.run(["git", "-C", str(folder / "linux"), "init", "-q", "-b", "topic"], check=True, timeout=60)
+    commit(folder / "linux")
     for host in ("a", "b"):
         text = f"schema: 1\nname: {host}\ntransport: emulated\ntee: [sw-protected]\n"
         (folder / f"{host}.yaml").write_text(text)
@@ -137,3 +152,15 @@ def until(what: Callable[[], _Found], process: subprocess.Popen[str] | None = No
             raise AssertionError(process.communicate())
         time.sleep(0.1)
     return found
+
+
+def commit(tree: Path) -> None:
+    """A commit that changes nothing."""
+    git = ["git", "-C", str(tree), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "a subject"], check=True, timeout=60)
+
+
+def get(url: str) -> str:
+    """A page of this machine."""
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=60) as answer:
+        return str(answer.read().decode())
