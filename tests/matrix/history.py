@@ -17,7 +17,7 @@ from typing import IO
 
 from harness.kernel.store import KernelStore
 
-LEAK = Path(__file__).parents[1] / "emulated" / "faults" / "second-page-leaked.patch"
+LEAK = Path(__file__).parents[1] / "planted" / "faults" / "second-page-leaked.patch"
 GMEM = "virt/kvm/guest_memfd.c"
 FILES = (GMEM, GMEM, GMEM, "virt/kvm/kvm_main.c", "mm/truncate.c", "mm/filemap.c", "fs/anon_inodes.c")
 """Files that the harmless commits change; all of them are compiled into the emulated host's kernel."""
