@@ -33,9 +33,10 @@ class Time:
         self.now += seconds
 
 
-def asked(control: Control | None) -> tuple[list[str], float]:
+def asked(control: Control | None, *, bare: bool = False) -> tuple[list[str], float]:
     channels = SimpleNamespace() if control is None else SimpleNamespace(control=control)
-    bench: Any = SimpleNamespace(channels=channels, guest=lambda name: SimpleNamespace(pid=41))
+    spec = SimpleNamespace(guests=[SimpleNamespace(launch=SimpleNamespace(bare=bare))])
+    bench: Any = SimpleNamespace(channels=channels, spec=spec, guest=lambda name: SimpleNamespace(pid=41))
     time = Time()
     return outlived(bench, "g0", time.clock, time.sleep), time.now
 
@@ -59,3 +60,9 @@ def test_one_that_goes_a_moment_later_is_not() -> None:
 
 def test_where_nobody_can_be_asked_nothing_is_said() -> None:
     assert asked(None) == ([], 0.0)
+
+
+def test_a_bare_guest_has_no_vm_of_its_own_to_ask_about() -> None:
+    control = Control("/sys/kernel/debug/kvm/41-12\n")
+    assert asked(control, bare=True) == ([], 0.0)
+    assert control.asked == [""]
