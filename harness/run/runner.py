@@ -229,6 +229,7 @@ class ScenarioRun:
         messages = list(done.problems)
         if isinstance(step, Close):
             messages += outlived(self.testbed, step.guest)
+            self.testbed.settle()  # a process was started to look: what its end gave to RCU is not the next step's
         messages += self.witnesses.compare_refusals(prediction, done)
         if not messages:
             messages += self.witnesses.compare(prediction, done, offsets)
