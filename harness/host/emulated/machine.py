@@ -248,7 +248,7 @@ class Machine:
 
         How it is written follows from what QEMU says it can do, not from its version.
         """
-        known = {str(entry["capability"]) for entry in self.qmp.execute("query-migrate-capabilities")}
+        known = self._capabilities()
         in_files = self.memory is not None and not self.memory.copied
         wanted = StateFormat.RAM_FILES if in_files else StateFormat.MAPPED_RAM
         form = wanted if _CAPABILITY[wanted] in known else StateFormat.STREAM
@@ -259,6 +259,10 @@ class Machine:
                 file = self.memory.file(backend)
                 _dig_holes(file) if form is wanted else file.unlink()
         return form
+
+    def _capabilities(self) -> set[str]:
+        """What QEMU can do to a migration."""
+        return {str(entry["capability"]) for entry in self.qmp.execute("query-migrate-capabilities")}
 
     def _stop_idle(self) -> None:
         """Stop while every CPU is halted, if that can be had.
@@ -290,8 +294,13 @@ class Machine:
             raise InfraError(f"{command} of {state} failed: {self.last_words()}") from error
 
     def _follow_migration(self, command: str, state: Path, form: StateFormat) -> None:
-        if form is not StateFormat.STREAM:
-            wanted = [{"capability": _CAPABILITY[form], "state": True}]
+        known = self._capabilities()
+        wanted = [  # all of them: what a restore switched on would change the format of a later save
+            {"capability": name, "state": name == _CAPABILITY.get(form)}
+            for name in _CAPABILITY.values()
+            if name in known
+        ]
+        if wanted:
             self.qmp.execute("migrate-set-capabilities", {"capabilities": wanted})
         self.qmp.execute(command, {"uri": f"file:{state}"})
         end = time.monotonic() + MIGRATE_SECONDS
