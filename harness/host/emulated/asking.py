@@ -13,6 +13,7 @@ from pathlib import Path
 
 from harness.errors import InfraError
 from harness.guest.agent import CHUNK_PAGES, GuestAgent
+from harness.guest.console import read_console
 from harness.guest.conversions import parse_trace
 from harness.guest.qmp import QmpSession
 from harness.host.probe import ProbeClient
@@ -75,7 +76,7 @@ def prefaults(agent: GuestAgent, region: int, monitor: QmpSession, log: Path) ->
     What KVM makes of the request is not looked at: a kernel that populates by itself is not excused.  Raises
     ``InfraError`` where QEMU traces nothing.
     """
-    before = log.stat().st_size
+    before = log.stat().st_size if log.exists() else 0  # of a host that is reached, it begins with its first line
     monitor.execute("trace-event-set-state", {"name": _IOCTL_EVENT, "enable": True})
     try:
         # The line of the second conversion stands behind everything of the first.
@@ -84,7 +85,7 @@ def prefaults(agent: GuestAgent, region: int, monitor: QmpSession, log: Path) ->
     finally:
         monitor.execute("trace-event-set-state", {"name": _IOCTL_EVENT, "enable": False})
     end = time.monotonic() + _LOG_SECONDS
-    while len(parse_trace(text := log.read_bytes()[before:].decode("utf-8", "replace"))) < 2:
+    while len(parse_trace(text := read_console(log, before))) < 2:
         if time.monotonic() > end:
             raise InfraError(f"QEMU traced no conversion in {log.name} within {_LOG_SECONDS:g} s")
         time.sleep(_POLL)
