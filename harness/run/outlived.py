@@ -12,13 +12,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from harness.errors import InfraError
 from harness.host.testbed import Testbed
 
 GONE_SECONDS = 2.0
-"""The last reference is dropped by the process that ends or, of a file, right behind it: measured, no VM was seen after
-its process was reaped.  The rest is for a machine on which others take the CPU."""
+"""The last reference is dropped by the process that ends or, of a file, right behind it.  The rest is for a machine on
+which others take the CPU."""
 _POLL_SECONDS = 0.1
-_LIST = 'for vm in /sys/kernel/debug/kvm/{pid}-*; do [ -d "$vm" ] && echo "$vm"; done; true'
+_STATISTICS = "/sys/kernel/debug/kvm"
+_LIST = f'for vm in {_STATISTICS}/{{pid}}-*; do [ -d "$vm" ] && echo "$vm"; done; true'
 
 
 def outlived(
@@ -33,9 +35,12 @@ def outlived(
     control = getattr(testbed.channels, "control", None)
     if control is None:
         return []
-    command = ["sh", "-c", _LIST.format(pid=testbed.guest(guest).pid)]
+    pid = testbed.guest(guest).pid
+    command = ["sh", "-c", _LIST.format(pid=pid)]
     end = clock() + GONE_SECONDS
     while left := control.run(command).output.split():
+        if strange := next((word for word in left if not word.startswith(f"{_STATISTICS}/{pid}-")), None):
+            raise InfraError(f"asked for the VMs of process {pid}, the host answered {strange[:80]!r}")
         if clock() > end:
             return [f"the VM of {guest} outlives its QEMU: KVM still shows {left[0]}, so it was not destroyed"]
         sleep(_POLL_SECONDS)

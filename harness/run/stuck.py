@@ -58,15 +58,15 @@ def endless(before: Mapping[str, int], after: Mapping[str, int]) -> int:
 
 def check_stuck(testbed: Testbed, sleep: Callable[[float], None] = time.sleep) -> None:
     """Raises ``StuckError`` when a guest's faults never end; nothing where the host cannot be asked."""
-    control = getattr(testbed.channels, "control", None)
-    if control is None:
-        return
     try:
+        control = getattr(testbed.channels, "control", None)
+        if control is None:
+            return
         before = fault_counts(control.run(["sh", "-c", _READ]).output)
         sleep(WATCHED_SECONDS)
         after = fault_counts(control.run(["sh", "-c", _READ]).output)
     except GmemError:
-        return  # the host is silent too
+        return  # the host is silent too, or nothing there could be asked
     for guest in testbed.state.guests:
         if guest.pid in before and guest.pid in after and (count := endless(before[guest.pid], after[guest.pid])):
             raise StuckError(

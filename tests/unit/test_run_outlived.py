@@ -6,6 +6,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from harness.errors import InfraError
 from harness.run.outlived import GONE_SECONDS, outlived
 
 
@@ -66,3 +69,8 @@ def test_a_bare_guest_has_no_vm_of_its_own_to_ask_about() -> None:
     control = Control("/sys/kernel/debug/kvm/41-12\n")
     assert asked(control, bare=True) == ([], 0.0)
     assert control.asked == [""]
+
+
+def test_an_answer_to_another_question_is_no_vm() -> None:
+    with pytest.raises(InfraError, match=r"asked for the VMs of process 41, the host answered '7\.3\.4'"):
+        asked(Control("7.3.4\n"))

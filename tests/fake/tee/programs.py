@@ -147,6 +147,8 @@ class Host:
             return 0, "ncpu=2\nslab.radix_tree_node=28,4\n"
         if words[0] == "sh" and "readlink" in words[2]:
             return 0, "/dev/kvm\nanon_inode:kvm-vm\n" + ("" if KIND == "plain" else "anon_inode:[kvm-gmem]\n")
+        if words[0] == "sh" and "/sys/kernel/debug/kvm/" in words[2]:
+            return 0, ""  # the VM went with its process
         if words[0] == "grep":
             return 0, f"{RAM:x}-{RAM + (1 << 30):x} rw-p 0 0 0\nRss: 4 kB\nAnonHugePages: 0 kB\n"
         if words[0] == "cat":
