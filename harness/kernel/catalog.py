@@ -7,17 +7,14 @@ nearest known one.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import yaml
 
 from harness.errors import UsageError
+from harness.strict_yaml import nearest, parse, read_text
 
 HOST_CONFIGS = Path(__file__).resolve().parents[2] / "host-configs"
 
@@ -70,20 +67,6 @@ class Recipe:
         return f"linux-source-{self.series}"
 
 
-class _Loader(yaml.BaseLoader):
-    """All scalars as text; a key that is given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value} is given twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 class Catalog:
     """The named kernels of one ``kernels.yaml``."""
 
@@ -95,13 +78,7 @@ class Catalog:
     @classmethod
     def load(cls, path: Path = HOST_CONFIGS / "kernels.yaml") -> Catalog:
         """Reads the file; raises :class:`UsageError` with place and reason."""
-        try:
-            data = yaml.load(path.read_text(), _Loader)
-        except OSError as error:
-            raise UsageError(f"the list of kernels {path} cannot be read: {error.strerror}") from error
-        except yaml.MarkedYAMLError as error:
-            line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
-            raise UsageError(f"{path}{line}: {error.problem or 'not YAML'}") from error
+        data = parse(read_text(path, "the list of kernels"), path)
         try:
             content = msgspec.convert(data, _File)
         except msgspec.ValidationError as error:
@@ -121,7 +98,7 @@ class Catalog:
         """The recipe of a name; raises :class:`UsageError` naming the nearest name and all of them."""
         if name not in self._entries:
             raise UsageError(
-                f"there is no kernel {name}{_nearest(name, self._entries)}; "
+                f"there is no kernel {name}{nearest(name, self._entries)}; "
                 f"{self.path.name} has {', '.join(self.names())}"
             )
         chain = self._chain(name)
@@ -166,15 +143,10 @@ class Catalog:
         return chain
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
-    return f" (did you mean {near[0]}?)" if near else ""
-
-
 def _with_nearest(message: str) -> str:
     """The message of msgspec, with the nearest known key if it is about an unknown one."""
     match = re.search(r"unknown field `([^`]*)`", message)
     if match is None:
         return message
     known = ("default", "kernels") if "$." not in message else ("from", *(Entry.__struct_fields__[1:]))
-    return f"unknown key {match[1]}{_nearest(match[1], known)}; known are {', '.join(known)}"
+    return f"unknown key {match[1]}{nearest(match[1], known)}; known are {', '.join(known)}"

@@ -6,18 +6,17 @@ A *cell* is one (kernel, host, guest kind, suite); every cell is one job of ever
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-import yaml
 
 from harness.errors import UsageError
 from harness.guest.launch import guest_named
+from harness.strict_yaml import nearest, parse_mapping, read_text
 
 SCHEMA: Final = 1
 DEFAULT_GUEST: Final = "snp-stand-in"
@@ -165,45 +164,15 @@ def _covers(entry: SkipEntry, cell: Cell) -> bool:
     return all(getattr(entry, name) in ("", getattr(cell, name)) for name in ("kernel", "host", "guest", "suite"))
 
 
-class _Loader(yaml.BaseLoader):
-    """All scalars as text, so that ``7.10`` stays ``7.10``; a key that is given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key.start_mark)
-            if key.value in seen:
-                problem = f"the key {key.value} is given twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def load_matrix(path: Path) -> Matrix:
     """The matrix of a file; raises :class:`UsageError` with place, reason and the nearest known word."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"the matrix {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"the matrix {path} is no text in UTF-8") from error
-    return parse_matrix(text, path)
+    return parse_matrix(read_text(path, "the matrix"), path)
 
 
 def parse_matrix(text: str, source: Path) -> Matrix:
     """The matrix of a file's text; its relative paths start where the file is."""
-    try:
-        plain = yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
-        raise UsageError(f"{source}{line}: {error.problem or 'not YAML'}") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UsageError(f"{source}: not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(plain, dict):
-        raise UsageError(f"{source}: a matrix is a mapping with schema, kernels, hosts and suites")
-    if plain.get("schema", str(SCHEMA)) != str(SCHEMA):
-        raise UsageError(f"{source}: schema is {plain['schema']}, this harness reads {SCHEMA}")
+    shape = "a matrix is a mapping with schema, kernels, hosts and suites"
+    plain = parse_mapping(text, source, shape=shape, schema=SCHEMA)
     try:
         # "snp1:" alone means a host without anything special
         for part in ("kernels", "hosts", "suites"):
@@ -226,7 +195,7 @@ def _sentence(message: str) -> str:
     word, where = match[1], match[2] or ""
     known = _known(where)
     place = f" in {where}" if where else ""
-    return f"unknown key {word}{place}{_nearest(word, known)}; known are {', '.join(known)}"
+    return f"unknown key {word}{place}{nearest(word, known)}; known are {', '.join(known)}"
 
 
 def _known(where: str) -> tuple[str, ...]:
@@ -238,11 +207,6 @@ def _known(where: str) -> tuple[str, ...]:
         if where.startswith(begin):
             return struct.__struct_fields__
     return Matrix.__struct_fields__
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _problems(matrix: Matrix) -> Iterator[str]:
@@ -266,7 +230,7 @@ def _problems(matrix: Matrix) -> Iterator[str]:
         for what, known in zip(("kernel", "host", "guest", "suite"), _names(matrix), strict=True):
             word = getattr(entry, what)
             if word and word not in known:
-                yield f"skip: there is no {what} {word}{_nearest(word, known)}"
+                yield f"skip: there is no {what} {word}{nearest(word, known)}"
     if not matrix.cells():
         yield "every cell is skipped: there is nothing to run"
     yield from _bad_numbers(matrix)

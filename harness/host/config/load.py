@@ -6,23 +6,20 @@ Every scalar of the file is text until its place says what it is: ``7.10`` stays
 
 from __future__ import annotations
 
-import difflib
 import re
 import typing
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import yaml
 
 from harness.errors import UsageError
 from harness.host.config.host import SCHEMA, HostConfig
 from harness.host.config.knobs import wanted
 from harness.host.reach import IN_CACHE
+from harness.strict_yaml import nearest, parse_mapping, read_text
 
 HOST_CONFIGS: Final = Path(__file__).resolve().parents[3] / "host-configs"
-_FILE_BYTES: Final = 1 << 20
 _WORDS: Final = {
     "int": "a whole number",
     "str": "text",
@@ -30,21 +27,6 @@ _WORDS: Final = {
     "array": "a list",
     "bool": "true or false",
 }
-
-
-class _Loader(yaml.BaseLoader):
-    """All scalars as text; a key that is given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key.start_mark)
-            if key.value in seen:
-                problem = f"the key {key.value} is given twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def names(folder: Path = HOST_CONFIGS) -> tuple[str, ...]:
@@ -63,33 +45,15 @@ def load_host(place: str | Path, folder: Path = HOST_CONFIGS) -> HostConfig:
         known = names(folder)
         if str(place) not in known:
             listed = f"{folder} has {', '.join(known)}" if known else f"{folder} has none"
-            raise UsageError(f"there is no host {place}{_nearest(str(place), known)}; {listed}")
+            raise UsageError(f"there is no host {place}{nearest(str(place), known)}; {listed}")
         path = folder / f"{place}.yaml"
-    try:
-        with path.open("rb") as stream:
-            text = stream.read(_FILE_BYTES + 1).decode("utf-8")
-    except OSError as error:
-        raise UsageError(f"the host's file {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"the host's file {path} is no text in UTF-8") from error
-    if len(text) > _FILE_BYTES:
-        raise UsageError(f"the host's file {path} has more than {_FILE_BYTES} bytes")
-    return parse_host(text, path)
+    return parse_host(read_text(path, "the host's file"), path)
 
 
 def parse_host(text: str, source: Path) -> HostConfig:
     """The host that the text of a file describes; ``source`` names it in errors and is where its paths start."""
-    try:
-        plain = yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
-        raise UsageError(f"{source}{line}: {error.problem or 'not YAML'}") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UsageError(f"{source}: not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(plain, dict):
-        raise UsageError(f"{source}: a host is a mapping with schema, name and transport")
-    if plain.get("schema", str(SCHEMA)) != str(SCHEMA):
-        raise UsageError(f"{source}: schema is {plain['schema']}, this harness reads {SCHEMA}")
+    shape = "a host is a mapping with schema, name and transport"
+    plain = parse_mapping(text, source, shape=shape, schema=SCHEMA)
     try:
         config = msgspec.convert(plain, HostConfig, strict=False)
     except msgspec.ValidationError as error:
@@ -125,13 +89,13 @@ def _sentence(message: str, plain: dict[str, Any]) -> str:
     if unknown := re.search(r"unknown field `(.*)`", what):
         known = _keys(kind)
         inside = f" in {path}" if path else ""
-        return f"unknown key {unknown[1]}{inside}{_nearest(unknown[1], known)}; known are {', '.join(known)}"
+        return f"unknown key {unknown[1]}{inside}{nearest(unknown[1], known)}; known are {', '.join(known)}"
     if missing := re.search(r"missing required field `(.*)`", what):
         return f"{where} needs {missing[1]}"
     choices = _choices(kind)
     if choices and not isinstance(value, (dict, list)):
         role = f"unknown key {value} in {path}" if is_key else f"{where} cannot be {value or 'empty'}"
-        return f"{role}{_nearest(str(value), choices)}; known are {', '.join(choices)}"
+        return f"{role}{nearest(str(value), choices)}; known are {', '.join(choices)}"
     if pattern := re.search(r"matching regex '(.*)'", what):
         form = pattern[1].replace("\\\\", "\\")
         role = f"the key {value} in {path}" if is_key else f"{where}: {value or 'nothing'}"
@@ -199,8 +163,3 @@ def _keys(kind: Any) -> tuple[str, ...]:
 
 def _choices(kind: Any) -> tuple[str, ...]:
     return tuple(str(c) for c in typing.get_args(kind)) if typing.get_origin(kind) is typing.Literal else ()
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
-    return f" (did you mean {near[0]}?)" if near else ""
