@@ -9,7 +9,6 @@ cannot be made, does not come up, or is of a design that nobody modelled) is tri
 from __future__ import annotations
 
 import platform
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ import msgspec
 
 from harness import __version__
 from harness.cache import ContentCache
-from harness.errors import GmemError, InfraError, NoBootError, NothingRanError, UsageError
+from harness.errors import GmemError, NoBootError, NothingRanError, UsageError
 from harness.guest.backing import ANON_4K, backing_record
 from harness.guest.launch import IN_PLACE_PARAMETER, LaunchRecord, guest_named, launch_on
 from harness.guest.tee.kinds import tee_kind
@@ -30,7 +29,6 @@ from harness.host.capabilities.recording import to_text
 from harness.host.capabilities.visit import check_host, visit
 from harness.host.config.host import HostConfig
 from harness.host.config.load import load_host
-from harness.host.emulated.machine import qemu_program
 from harness.host.emulated.prepare import Clock, Phase
 from harness.host.emulated.state import TestbedSpec, TestbedState
 from harness.host.emulated.testbed import DESCRIPTION, Lab
@@ -41,18 +39,20 @@ from harness.host.testbed import Testbeds
 from harness.kernel.progress import Progress, silent
 from harness.kernel.record import Kernel
 from harness.model.designs import design_named
+from harness.run import account
+from harness.run.account import host_told, not_run, replayable, sum_up
 from harness.run.bare import check_bare
 from harness.run.facts import choose_design, host_facts
 from harness.run.handover import reach_with_kernel
 from harness.run.lab import CONFIDENTIAL_GUEST, make_lab, remote_testbeds
-from harness.run.options import EMULATED, LOCAL, RunOptions, check_options
+from harness.run.options import EMULATED, RunOptions, check_options
 from harness.run.outcome import pages_in_flight, rejected_window, verdict_of_error
 from harness.run.result import CaseResult, RunInfo
 from harness.run.runner import CaseName, run_scenario
 from harness.run.sharpness import sharpness
 from harness.run.tee import check_tee
 from harness.run.tell import check_tells, with_tells
-from harness.run.verdict import Verdict, worst
+from harness.run.verdict import Verdict
 from harness.run.walk import check_supported
 from harness.scenario.scenario import Scenario
 
@@ -182,7 +182,7 @@ class Session:
     def not_given_back(self, error: GmemError) -> CaseResult:
         """A result of its own: a deviation that was found stands, whatever becomes of the host afterwards."""
         name = CaseName("host", "given back", "What a run borrows of a host it gives back.")
-        return self.named(_not_run(name, verdict_of_error(error), str(error), 0.0), name)
+        return self.named(not_run(name, verdict_of_error(error), str(error), 0.0), name)
 
     def _make_lab(self) -> Lab:
         clock = Clock()
@@ -275,16 +275,16 @@ class Session:
                 check_tee(scenario, tee_kind(self.launch.name))
             ready = self.ready(spec)
         except NothingRanError as error:  # every case says what is lacking: none of them is there for the others
-            result = _not_run(name, Verdict.SKIP, str(error), time.monotonic() - began)
+            result = not_run(name, Verdict.SKIP, str(error), time.monotonic() - began)
         except GmemError as error:
             broken = self._known_broken(spec) or _ANY
             told = self._broke_in.get(broken)
             self._broke_in.setdefault(broken, f"{name.suite}/{name.case}")
             verdict = verdict_of_error(error) if told is None else Verdict.SKIP
             why = str(error) if told is None else f"no testbed{' of this shape' if broken else ''}: see {told}"
-            result = _not_run(name, verdict, why, time.monotonic() - began)
+            result = not_run(name, verdict, why, time.monotonic() - began)
         else:
-            result = _replayable(self._measured(ready, scenario, name), scenario)
+            result = replayable(self._measured(ready, scenario, name), scenario)
         if self.options.require and result.verdict is Verdict.SKIP:
             result = msgspec.structs.replace(
                 result, verdict=Verdict.INFRA, sentence=f"required, and skipped: {result.sentence}"
@@ -337,7 +337,7 @@ class Session:
 
     def info(self, command: tuple[str, ...], *, ended_by: tuple[Verdict, str] | None = None) -> RunInfo:
         """The record of the run; ``ended_by`` overrides the verdict when the run ended before its cases did."""
-        verdict, why = ended_by or self._sum_up()
+        verdict, why = ended_by or sum_up(self.cases)
         states = [ready.state for ready in self._ready.values()]
         kernel = {key: str(value) for key, value in self.kernel.describe().items()} if self.kernel else {}
         if self.kernel:
@@ -353,9 +353,9 @@ class Session:
             kernel=kernel,
             design=self.design or self.options.design,
             design_evidence=self.design_evidence,
-            host=self._host_told(),
+            host=host_told(self.host),
             guest_kind=launch_on(self.launch, states[0].kernel_facts if states else {}).kind_text,
-            qemu={"version": "" if self.launch.bare else self._qemu or qemu_version()},
+            qemu={"version": "" if self.launch.bare else self._qemu or account.qemu_version()},
             seed=self.options.seed,
             versions={"gmem-harness": __version__, "python": platform.python_version(), "pytest": version("pytest")},
             command=command,
@@ -363,60 +363,8 @@ class Session:
             sharpness=sharpness(self.cases),
         )
 
-    def _host_told(self) -> dict[str, str]:
-        """The host under test, for the report."""
-        emulated = self.host is None or self.host.transport == EMULATED
-        name = EMULATED if self.host is None else self.host.name
-        machine = "QEMU TCG with nested SVM" if emulated else "reached over SSH"
-        if self.host is not None and self.host.transport == LOCAL:
-            machine = "the machine that the harness runs on"
-        return {"name": name, "machine": machine, "run by": platform.platform()}
-
-    def _sum_up(self) -> tuple[Verdict, str]:
-        verdict = worst(case.verdict for case in self.cases)
-        ran = [case for case in self.cases if case.verdict is not Verdict.SKIP]
-        if verdict is Verdict.NOTHING_RAN:
-            reasons = {case.sentence for case in self.cases}
-            why = f": {reasons.pop()}" if len(reasons) == 1 else ""
-            return verdict, f"every case was skipped{why}" if self.cases else "no case was selected"
-        if verdict is Verdict.PASS:
-            meant = sum(case.verdict is Verdict.XFAIL for case in ran)
-            return verdict, f"{len(ran) - meant} cases pass, {meant} fail as the design means it" if meant else (
-                f"all {len(ran)} cases pass"
-            )
-        worst_cases = [case for case in ran if case.verdict is verdict]
-        first = worst_cases[0]
-        return verdict, f"{len(worst_cases)} of {len(ran)} cases; first {first.suite}/{first.case}: {first.sentence}"
-
 
 def _boot_folder(spec: TestbedSpec) -> str:
     """Name of the evidence of a shape's boot."""
     kind = "" if spec.backing == ANON_4K else f"-{spec.backing.name}"
     return f"boot-{len(spec.guests)}-guests{kind}"
-
-
-def _not_run(name: CaseName, verdict: Verdict, why: str, seconds: float) -> CaseResult:
-    """The result of a case that came to no testbed."""
-    return CaseResult(
-        suite=name.suite, case=name.case, claim=name.claim, verdict=verdict, sentence=why, seconds=seconds, steps=(),
-        evidence="", repeat=name.repeat,
-    )  # fmt: skip
-
-
-def _replayable(result: CaseResult, scenario: Scenario) -> CaseResult:
-    """The result of a drawn scenario that did not pass, with the way to run it again."""
-    if scenario.seed is None or result.verdict in (Verdict.PASS, Verdict.SKIP):
-        return result
-    how = f"drawn with --seed {scenario.seed} --cases 1; {result.evidence}/scenario.yaml runs it alone"
-    return msgspec.structs.replace(result, sentence=f"{result.sentence} ({how})")
-
-
-def qemu_version() -> str:
-    """First line of ``qemu-system-x86_64 --version``; '' when there is none."""
-    try:
-        done = subprocess.run(
-            [str(qemu_program()), "--version"], capture_output=True, text=True, timeout=20, check=True
-        )
-    except (OSError, subprocess.SubprocessError, InfraError):
-        return ""
-    return done.stdout.splitlines()[0].strip() if done.stdout else ""

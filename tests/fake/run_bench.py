@@ -28,6 +28,7 @@ import os, time
 from pathlib import Path
 import harness.cli.main, harness.cli.run, pytest
 import harness.pytest_run as pytest_run
+import harness.run.account as account
 import harness.run.session as session
 from harness.errors import CrashError, InfraError, NoBootError, UsageError
 from harness.run.result import CaseResult
@@ -61,7 +62,7 @@ class FakeSession(session.Session):
         )
 
 pytest_run.Session = FakeSession
-session.qemu_version = lambda: "QEMU of paper"
+account.qemu_version = lambda: "QEMU of paper"
 """
 
 SERVER = """

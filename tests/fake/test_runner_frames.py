@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from test_runner_scenario import WHY, FakeChannels, FakeLab, FakeProbe, FakeTestbed
 
 from harness.counters.sample import Sample
 from harness.host.probe import FrameRun
@@ -22,6 +21,7 @@ from harness.run.runner import CaseName, run_scenario
 from harness.run.verdict import Verdict
 from harness.scenario.scenario import Scenario
 from harness.scenario.steps import PageRange, PunchHole
+from tests.fake.runner_bench import WHY, FakeChannels, FakeLab, FakeProbe, FakeTestbed
 
 ZONEINFO = """Node 0, zone   Normal
   pages free     188889

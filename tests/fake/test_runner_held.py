@@ -16,7 +16,7 @@ from harness.run.held import HOOK_FACT
 from harness.run.result import CaseResult
 from harness.run.verdict import Verdict
 from harness.scenario.steps import Convert, Empty, PageRange, Pin, Side, Unpin
-from tests.fake.test_runner_scenario import CHUNKS, WHY, Bench, bench
+from tests.fake.runner_bench import CHUNKS, WHY, Bench, bench
 
 __all__ = ["bench"]  # the fixture
 

@@ -8,14 +8,23 @@ given place; others can be made not to compile or not to boot.  ``git fast-impor
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from harness.bisect.checkout import Checkout
+from harness.bisect.git import Repository
+from harness.cache import ContentCache
+from harness.kernel.sites import TreeSite
 from harness.kernel.store import KernelStore
+from harness.kernel.usertree import read_tree
 
 LEAK = Path(__file__).parents[1] / "planted" / "faults" / "second-page-leaked.patch"
 GMEM = "virt/kvm/guest_memfd.c"
@@ -36,6 +45,27 @@ class Plan:
     seed: int
     not_building: frozenset[int] = frozenset()
     not_booting: frozenset[int] = frozenset()
+
+
+@contextmanager
+def kept_history(variable: str, *plans: Plan) -> Iterator[Path]:
+    """A repository with a branch for each plan, and without it and what was built of it afterwards.
+
+    With ``variable`` in the environment it is made in that folder, and stays for the next time.
+    """
+    kept = os.environ.get(variable)
+    scratch = Path(kept or tempfile.mkdtemp(prefix="gmem-history-"))
+    place = scratch / "linux"
+    make_history(place, list(plans))
+    yield place
+    if kept:
+        return
+    cache = ContentCache()
+    checkout = Checkout(cache, Repository(place))
+    if checkout.path.is_dir():
+        shutil.rmtree(TreeSite(cache, read_tree(checkout.path)).folder, ignore_errors=True)
+    checkout.remove()
+    shutil.rmtree(scratch)
 
 
 def make_history(folder: Path, plans: list[Plan]) -> None:

@@ -11,11 +11,9 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -25,13 +23,8 @@ from typing import Any
 
 import pytest
 
-from harness.bisect.checkout import Checkout
 from harness.bisect.decide import Mark, Try, decide, in_a_row
-from harness.bisect.git import Repository
-from harness.cache import ContentCache
-from harness.kernel.sites import TreeSite
-from harness.kernel.usertree import read_tree
-from tests.matrix.history import Plan, make_history
+from tests.matrix.history import Plan, kept_history
 
 COMMITS = 64
 SEED = int(os.environ.get("GMEM_BISECT_SEED", "7"))
@@ -71,22 +64,10 @@ def repository() -> Iterator[Path]:
 
     ``GMEM_BISECT_HISTORY=DIR`` keeps them, and what was built of them, for the next time.
     """
-    kept = os.environ.get("GMEM_BISECT_HISTORY")
-    scratch = Path(kept or tempfile.mkdtemp(prefix="gmem-history-"))
-    place = scratch / "linux"
-    make_history(
-        place,
-        [Plan("plain", COMMITS, LEAK, SEED), Plan("broken", COMMITS, LEAK, SEED, NOT_BUILDING, NOT_BOOTING)],
-    )
-    yield place
-    if kept:
-        return
-    cache = ContentCache()
-    checkout = Checkout(cache, Repository(place))
-    if checkout.path.is_dir():
-        shutil.rmtree(TreeSite(cache, read_tree(checkout.path)).folder, ignore_errors=True)
-    checkout.remove()
-    shutil.rmtree(scratch)
+    plain = Plan("plain", COMMITS, LEAK, SEED)
+    broken = Plan("broken", COMMITS, LEAK, SEED, NOT_BUILDING, NOT_BOOTING)
+    with kept_history("GMEM_BISECT_HISTORY", plain, broken) as place:
+        yield place
 
 
 def bisect(

@@ -10,11 +10,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -23,14 +21,9 @@ from typing import Any
 
 import pytest
 
-from harness.bisect.checkout import Checkout
-from harness.bisect.git import Repository
-from harness.cache import ContentCache
-from harness.kernel.sites import TreeSite
-from harness.kernel.usertree import read_tree
 from harness.nightly.leftovers import marked
 from tests.fake.history_bench import postgres
-from tests.matrix.history import LEAK, Plan, make_history
+from tests.matrix.history import LEAK, Plan, kept_history
 
 SECONDS = 2 * 3600
 """Deadline of one ``gmem nightly once``; the first one fetches and builds kernels."""
@@ -175,19 +168,8 @@ def test_the_same_with_postgresql(folder: Path) -> None:
 @pytest.fixture
 def repository() -> Iterator[Path]:
     """A git history of a real kernel whose branch ``topic`` has a planted leak; ``next`` is what nights test."""
-    kept = os.environ.get("GMEM_NIGHTLY_HISTORY")
-    scratch = Path(kept or tempfile.mkdtemp(prefix="gmem-history-"))
-    place = scratch / "linux"
-    make_history(place, [Plan("topic", COMMITS, LEAKING, SEED)])
-    yield place
-    if kept:
-        return
-    cache = ContentCache()
-    checkout = Checkout(cache, Repository(place))
-    if checkout.path.is_dir():
-        shutil.rmtree(TreeSite(cache, read_tree(checkout.path)).folder, ignore_errors=True)
-    checkout.remove()
-    shutil.rmtree(scratch)
+    with kept_history("GMEM_NIGHTLY_HISTORY", Plan("topic", COMMITS, LEAKING, SEED)) as place:
+        yield place
 
 
 def git(repository: Path, *words: str) -> str:
