@@ -35,7 +35,7 @@ from harness.scenario.steps import (
     Side,
     Step,
 )
-from tests.fake.runner_bench import MINUS, PANIC, Bench, FakeTestbed, bench
+from tests.fake.runner_bench import MINUS, PANIC, Bench, FakeChannels, FakeProbe, FakeTestbed, bench
 
 __all__ = ["bench"]
 
