@@ -114,13 +114,18 @@ class QmpSession:
     async def _connect(self, endpoint: str | socket.socket, timeout: float) -> None:
         """A Unix socket may not exist yet: QEMU makes it a few milliseconds after it was started."""
         end = time.monotonic() + timeout
+        refusal: QMPError | None = None
         while True:
             try:
                 await asyncio.wait_for(self._client.connect(endpoint), max(0.001, end - time.monotonic()))
                 return
-            except QMPError:
-                if not isinstance(endpoint, str) or time.monotonic() >= end or not self._alive():
-                    raise
+            except QMPError as error:
+                refusal = error
+            except TimeoutError as error:
+                # An attempt that the deadline cut short says nothing; the one before it may know why.
+                raise refusal or error from None
+            if not isinstance(endpoint, str) or time.monotonic() >= end or not self._alive():
+                raise refusal
             await asyncio.sleep(0.003)
 
     def execute(self, command: str, arguments: Mapping[str, object] | None = None, *, timeout: float = 10.0) -> Any:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qemu.qmp import ConnectError
 
 from harness.guest.qmp import QmpLost, QmpRefused, QmpSession
 
@@ -217,6 +219,20 @@ class TestSilence:
     def test_no_socket_at_all(self, place: Path) -> None:
         with pytest.raises(QmpLost, match=r"^outer QEMU: no QMP session within 2 s \(.*No such file"):
             session(str(place), timeout=2)
+
+    def test_an_attempt_cut_short_does_not_hide_the_cause(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On a busy machine the deadline falls into an attempt; what the attempts before it met is still said."""
+        attempts = iter([ConnectError("no such socket", FileNotFoundError()), None])
+
+        async def connect(self: object, *args: object) -> None:
+            failure = next(attempts)
+            if failure is not None:
+                raise failure
+            await asyncio.sleep(60)
+
+        monkeypatch.setattr("qemu.qmp.QMPClient.connect", connect)
+        with pytest.raises(QmpLost, match=r"within 0\.2 s \(no such socket"):
+            session(str(place), timeout=0.2)
 
     def test_no_socket_and_nobody_who_would_make_one(self, place: Path) -> None:
         began = time.monotonic()
