@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -56,24 +57,43 @@ def missing(runs: int, kernels: tuple[str, ...], out: Path) -> Iterator[tuple[st
             yield kernel, folder
 
 
+def made(kernel: str, folder: Path, arguments: tuple[str, ...]) -> int:
+    """Make one run, say how it ended, and keep what is needed of it; its exit code."""
+    began = time.monotonic()
+    code = run(kernel, folder, arguments)
+    if code == INTERRUPTED:
+        shutil.rmtree(folder, ignore_errors=True)
+        return code
+    print(f"{folder.name}: exit code {code} after {time.monotonic() - began:.0f} s", flush=True)
+    if code == 0:
+        thin_out(folder)
+    return code
+
+
 @click.command()
 @click.option("--runs", type=click.IntRange(1), default=6, show_default=True, help="Runs in all, over all kernels.")
 @click.option("--kernel", "kernels", multiple=True, default=KERNELS, show_default=True)
+@click.option("--at-a-time", type=click.IntRange(1), default=1, show_default=True, help="Runs side by side.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.argument("arguments", nargs=-1)
-def main(runs: int, kernels: tuple[str, ...], out: Path, arguments: tuple[str, ...]) -> None:
+def main(runs: int, kernels: tuple[str, ...], at_a_time: int, out: Path, arguments: tuple[str, ...]) -> None:
     """Make the runs that are missing in OUT; ARGUMENTS go to each gmem run."""
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    for kernel, folder in missing(runs, kernels, out):
-        began = time.monotonic()
-        code = run(kernel, folder, arguments)
-        if code == INTERRUPTED:
-            shutil.rmtree(folder, ignore_errors=True)
-            sys.exit(INTERRUPTED)
-        print(f"{folder.name}: exit code {code} after {time.monotonic() - began:.0f} s", flush=True)
-        if code == 0:
-            thin_out(folder)
+    interrupted = False
+
+    def make(wanted: tuple[str, Path]) -> None:
+        nonlocal interrupted
+        if not interrupted and made(*wanted, arguments) == INTERRUPTED:
+            interrupted = True
+
+    with ThreadPoolExecutor(at_a_time) as runners:
+        try:
+            list(runners.map(make, list(missing(runs, kernels, out))))
+        except KeyboardInterrupt:
+            interrupted = True  # the runs got the same Ctrl-C, and end in order
+    if interrupted:
+        sys.exit(INTERRUPTED)
     sys.exit(subprocess.run(["gmem", "statistics", str(out), "--html", str(out / "statistics.html")]).returncode)
 
 

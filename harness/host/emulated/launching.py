@@ -20,11 +20,21 @@ from harness.host.emulated.state import Channels
 GUEST_SECONDS = 180.0
 """Deadline for a guest's boot under nested emulation; it takes 4 s on an idle machine, and took more than a minute on
 two cores with sixteen programs running."""
+SILENT_SECONDS = 75.0
+"""As long a kernel that boots under nested emulation prints nothing only if it hangs, which one boot of some hundred
+does; a whole boot took about as long on the busiest machine it was seen on."""
 _CPUID_ENCRYPTED_MEMORY = 0x8000001F
+
+
+class GuestSilent(InfraError):
+    """A guest that boots no further, for no reason that its QEMU would know: another attempt may go well."""
 
 
 class Starter(Protocol):
     """One way to start guests on a host."""
+
+    silent_seconds: float
+    """How long a guest's console may stand still before it is up."""
 
     def command(self, guest: GuestSpec, control: Control) -> tuple[list[str], dict[str, str]]:
         """Arguments and environment of the guest's QEMU; raises ``GmemError`` where the host cannot have it."""
@@ -57,7 +67,11 @@ def wait_guest(starter: Starter, guest: GuestSpec, pid: int, channels: Channels,
     """Wait until the guest's first process says that it is up."""
     console = evidence / f"{guest.name}-console.txt"
     end = time.monotonic() + GUEST_SECONDS
-    while f"gmem: guest {guest.name} is up" not in read_console(console):
+    said: str | None = None
+    still = end
+    while f"gmem: guest {guest.name} is up" not in (text := read_console(console)):
+        if text != said:
+            said, still = text, time.monotonic() + starter.silent_seconds
         state = channels.control.status(pid)
         if state != "running":
             raise _failed(starter, guest, f"its QEMU {state}", channels.control, console)
@@ -66,6 +80,10 @@ def wait_guest(starter: Starter, guest: GuestSpec, pid: int, channels: Channels,
         if time.monotonic() > end:
             what = f"it did not come up within {GUEST_SECONDS:g} s"
             raise _failed(starter, guest, what, channels.control, console)
+        if time.monotonic() > still:
+            what = f"its console stood still for {starter.silent_seconds:g} s before it was up"
+            error = _failed(starter, guest, what, channels.control, console)
+            raise GuestSilent(str(error)) if isinstance(error, InfraError) else error
         time.sleep(0.02)
 
 
@@ -77,6 +95,8 @@ def _failed(starter: Starter, guest: GuestSpec, what: str, control: Control, con
 
 class StandIns:
     """Guests of the emulated host, and of what stands in its place: ``harness.guest.launch``."""
+
+    silent_seconds = SILENT_SECONDS
 
     def command(self, guest: GuestSpec, control: Control) -> tuple[list[str], dict[str, str]]:
         """See ``Starter``."""

@@ -23,6 +23,7 @@ from harness.guest.tee.plan import Plan, plan
 from harness.guest.tee.proof import SEV_VMPL, Facts, Standing, prove
 from harness.guest.tee.refusals import explain
 from harness.host.emulated.control import Control
+from harness.host.emulated.launching import GUEST_SECONDS
 from harness.host.emulated.state import Channels
 from harness.host.reach import Reach
 
@@ -36,6 +37,9 @@ _NO_CONSOLE: Final = "nothing"
 
 class TeeGuests:
     """A ``Starter`` for guests of one host."""
+
+    silent_seconds = GUEST_SECONDS
+    """No less than the whole: a firmware that accepts a terabyte of memory says nothing for minutes."""
 
     def __init__(self, reach: Reach, program: str, firmware: Mapping[str, str]) -> None:
         """``program``: QEMU's path on the host; ``firmware``: paths there by kind, where the host's file names one."""

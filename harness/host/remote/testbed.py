@@ -23,7 +23,7 @@ from harness.host.config.host import HostConfig
 from harness.host.config.knobs import before_each as actions
 from harness.host.config.knobs import wanted as knobs
 from harness.host.emulated.control import Control
-from harness.host.emulated.launching import STAND_INS, Starter
+from harness.host.emulated.launching import STAND_INS, GuestSilent, Starter
 from harness.host.emulated.prepare import PCP_FRACTION, Clock, prepare
 from harness.host.emulated.state import Channels, TestbedSpec
 from harness.host.emulated.testbed import DESCRIPTION
@@ -274,9 +274,9 @@ class RemoteTestbeds:
     def restored(self, spec: TestbedSpec, saved: Path, evidence: Path, clock: Clock) -> RemoteTestbed:
         """A testbed of that shape, brought up.
 
-        One of which a guest's kernel crashes while it is brought up is brought up once more, before anything is asked
-        of it, and that is said: under nested emulation it happens in one of some twenty boots of guests.  The host's
-        own kernel has no second try.
+        One of which a guest's kernel crashes or hangs while it is brought up is brought up once more, before anything
+        is asked of it, and that is said: under nested emulation it happens in one of some twenty boots of guests.  The
+        host's own kernel has no second try.
         """
         clock.begin("host")
         borrowed = self._borrowed()
@@ -287,7 +287,7 @@ class RemoteTestbeds:
         before = set(evidence.iterdir()) if evidence.is_dir() else set()
         try:
             return RemoteTestbed(borrowed, folder, spec, evidence, clock, self._starter)
-        except GuestCrash as error:
+        except (GuestCrash, GuestSilent) as error:
             self._notice(f"{error}; bringing it up again")
         left = [path for path in evidence.iterdir() if path not in before]
         aside = evidence / "start-1"
