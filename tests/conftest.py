@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Hypothesis without deadlines: a busy machine takes any time, and what things cost is for ``benchmarks/``.
 
+``GMEM_SAME_EXAMPLES=1`` draws the same examples each time, so that CI judges the change and not the draw; without it
+each run looks elsewhere, which is how these tests find something.
+
 In a campaign of ``tests.mutation`` (GMEM_MUTATION: examples at most) searches are short and always the same.
 """
 
@@ -14,7 +17,8 @@ import pytest
 MOST_EXAMPLES = int(os.environ.get("GMEM_MUTATION", "0"))
 
 if not MOST_EXAMPLES:  # a campaign has a profile of its own
-    hypothesis.settings.register_profile("harness", deadline=None)
+    same = os.environ.get("GMEM_SAME_EXAMPLES") == "1"
+    hypothesis.settings.register_profile("harness", deadline=None, derandomize=same)
     hypothesis.settings.load_profile("harness")
 
 
