@@ -10,7 +10,7 @@ from harness.scenario.steps import Empty
 from tests.emulated.conftest import Gmem
 from tests.planted.faults import FAULTS
 
-EMPTY_STEPS = 100
+EMPTY_STEPS = 30
 
 
 def test_a_census_between_empty_steps_moves_no_counter(gmem_cli: Gmem, tmp_path: Path) -> None:

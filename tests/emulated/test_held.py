@@ -20,16 +20,9 @@ KERNEL = "7.3-thp-discard"
 WINDOW = 512 * PAGE
 
 
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        ("held-folio-goes-whole", "gmem/g0: predicted +0, observed -512"),
-        ("held-folio-zeroed", "do not hold the pattern of generation 1"),
-    ],
-)
-def test_lost_data_is_caught(gmem_cli: Gmem, fault: str, words: str) -> None:
-    """One loses pages, which counters tell; one keeps them and loses what is in them, which only the guest can tell."""
-    patch = str(FAULTS / f"{fault}.patch")
+def test_lost_data_is_caught(gmem_cli: Gmem) -> None:
+    """The pages are kept and what was in them is lost, which only the guest can tell."""
+    patch = str(FAULTS / "held-folio-zeroed.patch")
     cases = "test_nobody_refers or (stays_whole and written)"
     ended = gmem_cli.run(str(SUITE), "-k", cases, "--kernel", KERNEL, "--patch", patch)
     assert ended.code == 1, ended.stdout + ended.stderr
@@ -37,7 +30,7 @@ def test_lost_data_is_caught(gmem_cli: Gmem, fault: str, words: str) -> None:
         "nobody_refers_to_it": "pass",
         "a_folio_that_was_touched_stays_whole[written]": "deviates",
     }
-    assert words in "\n".join([ended.said(), *map(str, ended.findings())])
+    assert "do not hold the pattern of generation 1" in "\n".join([ended.said(), *map(str, ended.findings())])
 
 
 def refused(probe: ProbeClient, pid: int, mode: str, offset: int, length: int) -> str:

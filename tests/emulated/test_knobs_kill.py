@@ -31,8 +31,8 @@ from harness.host.knobs.values import followers
 from harness.host.reach import Reach, check, write_file
 from tests.emulated.borrower import FOLDER
 
-ROUNDS = int(os.environ.get("GMEM_KILLS", "5"))
-"""Each takes some seconds, and the first few show nearly all that twenty do."""
+ROUNDS = int(os.environ.get("GMEM_KILLS", "2"))
+"""Each takes some ten seconds; ``GMEM_KILLS=20`` is what a change to the journal should be tested with."""
 UP_SECONDS = 900.0
 SECONDS = 120.0
 NAME = f"knobs-{os.getpid()}"

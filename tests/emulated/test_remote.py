@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Suites on a host that runs already: an emulated host that somebody started, reached by SSH alone."""
+"""Suites on a host that runs already: an emulated host that somebody started, reached by SSH alone.
+
+``tests/matrix/test_remote_runs.py`` has what takes longer.
+"""
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -66,35 +67,6 @@ def test_it_is_judged_as_one_of_our_own(gmem_cli: Gmem, host: tuple[str, str]) -
     assert "gmem" not in there(name, "ls", "/run")
     assert there(name, "cat", SETTING) == before != "33\n"
     assert gmem_cli.left_behind() == []
-
-
-def test_a_wrong_design_is_found_out_there_too(gmem_cli: Gmem, host: tuple[str, str]) -> None:
-    ended = gmem_cli.run("smoke", "-k", "one_page", "--host", host[1], "--design", "inplace")
-    assert ended.code == 1, ended.stdout + ended.stderr
-    assert "gmem/g0" in ended.said()
-
-
-def test_nothing_runs_on_after_the_harness_is_killed(gmem_cli: Gmem, host: tuple[str, str]) -> None:
-    """What was started ends by itself; what was set is set back by ``gmem host restore``, or by the next run."""
-    name, file = host
-    before = there(name, "cat", SETTING)
-    process, _ = gmem_cli.start("smoke", "--host", file)
-    end = time.monotonic() + SECONDS
-    while "qemu" not in there(name, "ps"):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "no guest was started"
-        time.sleep(1.0)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=SECONDS)
-    end = time.monotonic() + SECONDS
-    while "qemu" in there(name, "ps") or "gmem-relay" in there(name, "ps"):
-        assert time.monotonic() < end, there(name, "ps")
-        time.sleep(1.0)
-    assert there(name, "cat", SETTING) == "33\n"
-    restored = gmem("host", "restore", "--host", file)
-    assert restored.returncode == 0, restored.stdout + restored.stderr
-    assert there(name, "cat", SETTING) == before
-    assert "gmem" not in there(name, "ls", "/run")
 
 
 def test_what_makes_no_sense_there(host: tuple[str, str]) -> None:
