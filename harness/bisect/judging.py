@@ -45,8 +45,9 @@ class Judging:
 
     @property
     def goods(self) -> list[str]:
-        """Candidates that are good."""
-        return [step.name for step in self.state.steps if step.mark is Mark.GOOD]
+        """Candidates that are good; the good end is taken to be until it is judged."""
+        found = [step.name for step in self.state.steps if step.mark is Mark.GOOD]
+        return found if self.state.good in found else [self.state.good, *found]
 
     @property
     def bad(self) -> str:
@@ -56,7 +57,7 @@ class Judging:
 
     def left(self) -> int:
         """Candidates that are neither ruled out nor known to be bad."""
-        return len(self.line.candidates(self.bad, [self.state.good, *self.goods])) - 1
+        return len(self.line.candidates(self.bad, self.goods)) - 1
 
     def begin(self, name: str) -> Step:
         """The record of a candidate, made if it is not there."""

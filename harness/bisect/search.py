@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The driver: confirms both ends, then has judged what the decision asks for until it has the answer.
+"""The driver: confirms the bad end, then has judged what the decision asks for until it has the answer.
+
+A commit that is good says what the good end would say, which is spared then.  As long as there is none, the good end
+may show what is looked for too, and it is asked before many commits are built in vain.
 
 It has no memory of its own: everything is in the state.  Run again with a state it goes on where that stands.
 """
@@ -19,6 +22,8 @@ from harness.bisect.state import Step
 from harness.errors import InfraError, NoBootError, UsageError
 from harness.interruption import INTERRUPTION
 
+BADS_ON_TRUST = 2
+"""So many commits may be bad in a row before the good end is judged: one time in four they are, whatever it is."""
 MORE_TRIALS = 4
 """A fault that does not always show is tried that many times as often, so that its rate is known better."""
 
@@ -41,12 +46,21 @@ class Search:
         if isinstance(state.question, CostRatio):
             self._baseline()
         self._bad_end()
-        self._good_end()
         while True:
             decision = self._decision()
+            if self._doubtful(decision):
+                self._good_end()
+                continue
             if not isinstance(decision, Try):
                 return decision
             self._together(self._ahead() if self.jobs > 1 else [decision.name])
+
+    def _doubtful(self, decision: Try | Found | Suspects) -> bool:
+        """Whether the good end is to be judged now: nothing was good so far, and some were not, or all were not."""
+        marks = {name: mark for name, mark in self._marks().items() if name != self.state.bad}
+        if Mark.GOOD in marks.values():
+            return False
+        return len(marks) - list(marks.values()).count(Mark.OPEN) >= BADS_ON_TRUST or not isinstance(decision, Try)
 
     def _decision(self) -> Try | Found | Suspects:
         bad = self.one.bad

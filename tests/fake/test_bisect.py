@@ -170,8 +170,9 @@ def test_commits_that_change_no_code_are_not_booted_again(bench: Bench) -> None:
         bench.names.append(commit(bench.tree, 0, content=text(0, *words) + f"/* {number} */\n"))
     code, _, err = bench.bisect()
     assert code == 0, err
-    assert f"the same binary as {bench.base[:12]} Import, not booted" in err
-    assert len(bench.asked()) == 3, "both ends were run, and nothing else"
+    assert f"the same binary as {bench.names[3][:12]} two: change 0, not booted" in err
+    assert len(bench.asked()) == 3, "the bad end and the first good one were run, and nothing else"
+    assert bench.base not in [step.name for step in bench.state.steps], "a good one stands for the good end"
     assert bench.state.conclusion.startswith(f"the first bad one is {bench.names[5][:12]}")
 
 
