@@ -18,6 +18,7 @@ class GuestCrash(CrashError):
 class ProbedTestbed:
     """The part of ``harness.host.testbed.Testbed`` that does not depend on how a testbed came up."""
 
+    answers_at_once = True
     spec: TestbedSpec
     evidence: Path
     channels: Channels

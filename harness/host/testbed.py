@@ -79,6 +79,13 @@ class Testbed(Protocol):
         ``("*",)`` on a host at rest that is ours alone.
         """
 
+    @property
+    def answers_at_once(self) -> bool:
+        """Whether the time from a request to its answer is that of the work, so that it may be compared.
+
+        Not where a window was carried out before (``undisturbed``): its answers are there when they are asked for.
+        """
+
     def guest(self, name: str) -> GuestState:
         """What is known of a guest by name."""
 

@@ -122,7 +122,7 @@ class ScenarioRun:
             testbed.sample(_BEFORE)
             began = time.monotonic()
             done = action(walker)
-            self.act_seconds = time.monotonic() - began
+            self.act_seconds = time.monotonic() - began if testbed.answers_at_once else 0.0
             testbed.settle()
             testbed.sample(_AFTER)
             return done

@@ -129,6 +129,7 @@ class FakeTestbed:
     noise: dict[str, int] | None = None
     check_consoles = testbeds.Testbed.check_consoles
     judges = testbeds.Testbed.judges
+    answers_at_once = True
     undisturbed = testbeds.Testbed.undisturbed
     cap_lists = testbeds.Testbed.cap_lists
     settle = testbeds.Testbed.settle

@@ -56,6 +56,14 @@ class TestWalk:
             "settle", "sample", "punch 0x2c00000+0x1000", "settle+rcu", "sample", "fetch", "fetch",
         ]  # fmt: skip
 
+    @pytest.mark.parametrize("at_once", [True, False])
+    def test_a_step_is_timed_only_where_its_answers_take_as_long_as_it_does(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, at_once: bool
+    ) -> None:
+        monkeypatch.setattr(FakeTestbed, "answers_at_once", at_once)
+        result = bench.run({})
+        assert [step.act_seconds > 0 for step in result.steps] == [at_once]
+
     def test_a_deviation_ends_the_walk(self, bench: Bench) -> None:
         result = bench.run(MINUS, MINUS)
         assert result.verdict is Verdict.DEVIATES

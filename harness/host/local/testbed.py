@@ -101,6 +101,7 @@ class LocalTestbed:
 
     judges: tuple[str, ...] = ("gmem/*", "memcg/*")
     """Counters of our own objects: everything else on this machine moves the others."""
+    answers_at_once = True
 
     def __init__(self, kit: Kit, spec: TestbedSpec, state: TestbedState, evidence: Path) -> None:
         self.spec = spec

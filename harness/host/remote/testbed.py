@@ -67,6 +67,7 @@ class RemoteTestbed(ProbedTestbed):
 
     judges = ("[!f]*", "f[!r]*", "fr[!a]*", "frames/gone", "frames/kept")
     """All but frames/back and frames/new: between two windows the host's network takes frames from the same lists."""
+    answers_at_once = False
 
     def __init__(
         self, lent: Lent, folder: str, spec: TestbedSpec, evidence: Path, clock: Clock, starter: Starter = STAND_INS
