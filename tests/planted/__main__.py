@@ -30,6 +30,7 @@ PAGE = SOURCE_ROOT / "docs" / "planted.md"
 @click.argument("names", nargs=-1, metavar="[NAME...]")
 @click.option("--kernel", default="", help="Only faults that are planted in this kernel.")
 @click.option("--selftests", is_flag=True, help="Ask the kernel's own selftests too.")
+@click.option("--selftests-alone", is_flag=True, help="Ask nobody else; what is in OUT of the harness's is shown.")
 @click.option("--whole", is_flag=True, help="All default suites instead of the cases of each record.")
 @click.option("--resume", is_flag=True, help="Run nothing again that is in OUT and unchanged.")
 @click.option(
@@ -44,6 +45,7 @@ def main(
     names: tuple[str, ...],
     kernel: str,
     selftests: bool,
+    selftests_alone: bool,
     whole: bool,
     resume: bool,
     out: Path,
@@ -61,7 +63,13 @@ def main(
     lines: list[Line] = []
     code = 0
     try:
-        made = known_lines(chosen, way, out) if show else board_lines(chosen, way, selftests, resume, out, gmem)
+        if selftests_alone and not show:
+            ask_selftests(chosen, resume, out, gmem)
+        made = (
+            known_lines(chosen, way, out)
+            if show or selftests_alone
+            else board_lines(chosen, way, selftests, resume, out, gmem)
+        )
         for line in made:
             lines.append(line)
     except KeyboardInterrupt:
@@ -82,11 +90,7 @@ def board_lines(
     book = Book(out)
 
     def result(look: Look) -> Result:
-        found, before = result_of(look, book, out, resume, command)
-        what = "known: " if before else ""
-        said = cut(found.missed) or (f"caught by {found.case}" if look.fault and look.way != SELFTESTS else "done")
-        click.echo(f"{what}{look.name}, {look.way}: {found.verdict.value}, {found.seconds:.0f} s, {said}", err=True)
-        return found
+        return _told(look, book, out, resume, command)
 
     for kernel, group in groupby(faults, key=lambda fault: fault.kernel):
         planted = list(group)
@@ -95,6 +99,24 @@ def board_lines(
             yield Line(kernel, fault, seen, result(look_at(fault, SELFTESTS)) if selftests else None)
         own = result(look_at_healthy(kernel, SELFTESTS, planted)) if selftests else None
         yield Line(kernel, None, result(look_at_healthy(kernel, way, planted)), own)
+
+
+def ask_selftests(faults: Sequence[Fault], resume: bool, out: Path, command: Command = gmem) -> None:
+    """What the kernel's own selftests say of each fault, and of the kernels without one, into the book."""
+    book = Book(out)
+    for kernel, group in groupby(faults, key=lambda fault: fault.kernel):
+        planted = list(group)
+        for look in (*(look_at(fault, SELFTESTS) for fault in planted), look_at_healthy(kernel, SELFTESTS, planted)):
+            _told(look, book, out, resume, command)
+
+
+def _told(look: Look, book: Book, out: Path, resume: bool, command: Command) -> Result:
+    """The result of a look, which is said on the way."""
+    found, before = result_of(look, book, out, resume, command)
+    what = "known: " if before else ""
+    said = cut(found.missed) or (f"caught by {found.case}" if look.fault and look.way != SELFTESTS else "done")
+    click.echo(f"{what}{look.name}, {look.way}: {found.verdict.value}, {found.seconds:.0f} s, {said}", err=True)
+    return found
 
 
 def known_lines(faults: Sequence[Fault], way: str, out: Path) -> Iterator[Line]:

@@ -105,6 +105,20 @@ def test_a_fault_that_passes_is_missed(paper: Paper, fault: Fault, tmp_path: Pat
     assert "**MISSED: the verdict is pass and should be deviates**" in markdown(lines, "command")
 
 
+def test_the_selftests_can_be_asked_alone(paper: Paper, fault: Fault, tmp_path: Path) -> None:
+    """What the harness said before stays on the board beside what they say now."""
+    paper.fails["run leak"] = [FINE, LEAK]
+    board(paper, fault, tmp_path)
+    paper.said.clear()
+    program.ask_selftests([fault], False, tmp_path / "out", paper)
+    assert [words[0] for words in paper.said] == ["kernel", "selftests"] * 2
+    line, healthy = program.known_lines([fault], CASES, tmp_path / "out")
+    assert (line.said, line.own_tests, healthy.own_tests) == ("caught", "pass (missed)", "pass")
+    paper.said.clear()
+    program.ask_selftests([fault], True, tmp_path / "out", paper)
+    assert not paper.said
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
