@@ -23,7 +23,8 @@ from harness.errors import GmemError
 from harness.host.emulated.prepare import Clock
 from harness.kernel.store import KernelStore
 from harness.report.store import OutDir
-from harness.run.session import Ready, RunOptions, Session, qemu_version
+from harness.run.account import qemu_version
+from harness.run.session import Ready, RunOptions, Session
 
 Sections = dict[str, list[Series]]
 
