@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Benchmarks are run by hand and seldom: each still has to start after whatever was changed since."""
+"""Benchmarks are run by hand and seldom: each still has to find what it uses after whatever was changed since."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-PROGRAMS = [path for path in sorted(FOLDER.glob("*.py")) if "__main__" in path.read_text(encoding="utf-8")]
+PROGRAMS = sorted(FOLDER.glob("*.py"))
+LOAD = "import runpy, sys; sys.path.insert(0, sys.argv[1]); runpy.run_path(sys.argv[2], run_name='loaded')"
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
-def test_it_starts(program: Path) -> None:
+def test_it_can_be_loaded(program: Path) -> None:
     ended = subprocess.run(
-        [sys.executable, str(program), "--help"], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", LOAD, str(FOLDER), str(program)], capture_output=True, text=True, timeout=60, check=False
     )
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.startswith("Usage: ")
 
 
 def test_there_are_some() -> None:
