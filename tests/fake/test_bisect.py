@@ -8,87 +8,18 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import harness.cli.bisect as command
-import harness.cli.bisect_step as step_command
 from harness.bisect.decide import Mark
-from harness.bisect.state import State, load_state
 from harness.cli.main import main
 from harness.report.store import load
 from harness.run.verdict import Verdict
 from tests.fake.bisect_bench import Paper, commit, git, install, make_repository, start, text
+from tests.fake.bisect_cli_bench import LEAK, Bench, bench
 
-LEAK = "LEAK-HERE"
-
-
-@dataclass
-class Bench:
-    """A repository, and bisections of it."""
-
-    folder: Path
-    capsys: pytest.CaptureFixture[str]
-    base: str = ""
-    names: list[str] = field(default_factory=list)
-
-    @property
-    def tree(self) -> Path:
-        return self.folder / "linux"
-
-    def line(self, count: int, first: int, **others: tuple[str, ...]) -> None:
-        """``count`` commits upon an import; from ``first`` on they leak.  ``others``: words of single ones, ``n7``."""
-        self.base = make_repository(self.tree)
-        for number in range(1, count + 1):
-            words = others.get(f"n{number}", ())
-            leak = (LEAK,) if number >= first else ()
-            if words == ("#error",):
-                self.names.append(commit(self.tree, number, content="#error planted\n"))
-            else:
-                self.names.append(commit(self.tree, number, *leak, *words))
-
-    def words(self, *more: str) -> list[str]:
-        ends = ("--good", self.base, "--bad", self.names[-1])
-        return ["bisect", "smoke", "--tree", str(self.tree), *ends, "--state", str(self.folder / "out"), *more]
-
-    def bisect(self, *more: str, paper: Paper | None = None) -> tuple[int, str, str]:
-        """Exit code, standard output, standard error."""
-        install(self.folder, paper or Paper())
-        code = main(self.words(*more))
-        said = self.capsys.readouterr()
-        return code, said.out, said.err
-
-    def json(self, *more: str, paper: Paper | None = None) -> dict[str, Any]:
-        code, out, err = self.bisect("--json", *more, paper=paper)
-        assert out, err
-        told: dict[str, Any] = json.loads(out)
-        assert told["exit_code"] == code, err
-        return told
-
-    @property
-    def state(self) -> State:
-        return load_state(self.folder / "out")
-
-    def marks(self) -> dict[int, Mark]:
-        """Number of the commit to its verdict; both ends left out."""
-        inner = self.names[:-1]
-        return {inner.index(step.name) + 1: step.mark for step in self.state.steps if step.name in inner}
-
-    def asked(self) -> list[str]:
-        return (self.folder / "asked").read_text().splitlines()
-
-
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Bench:
-    for module in (command, step_command):
-        for name in ("KernelStore", "run_gmem"):
-            monkeypatch.setattr(module, name, getattr(module, name))  # put back what install() replaces
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    return Bench(tmp_path, capsys)
+__all__ = ["bench"]
 
 
 def snapshot(tree: Path) -> dict[str, tuple[int, int]]:
@@ -424,65 +355,3 @@ def test_local_changes_are_not_looked_at_and_that_is_said(bench: Bench) -> None:
     assert code == 0
     assert "uncommitted changes in" in err
     assert (bench.tree / "mm" / "two.c").read_text() == "#error mine\n"
-
-
-# -- one step of git's own bisection
-
-
-def step(bench: Bench, *words: str, paper: Paper | None = None) -> tuple[int, str]:
-    install(bench.folder, paper or Paper())
-    code = main(["bisect", "step", "smoke", "--tree", str(bench.tree), *words])
-    return code, bench.capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("words", "code"),
-    [((), 0), ((LEAK,), 1), (("BOOT-NOT",), 125), (("#error",), 125)],
-    ids=["good", "bad", "no-boot", "no-build"],
-)
-def test_a_step_tells_git(bench: Bench, words: tuple[str, ...], code: int) -> None:
-    bench.line(1, 9, n1=words)
-    assert step(bench)[0] == code
-
-
-def test_a_step_never_says_bad_for_its_own_trouble(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.line(1, 1)
-    assert step(bench, paper=Paper(infra_at=tuple(range(99))))[0] == 128
-    assert step(bench, "--nosuch")[0] == 128
-    assert step(bench, "--like", "/nowhere")[0] == 128
-    (bench.tree / ".config").write_text("")
-    assert step(bench)[0] == 128
-
-    def defect(*_: object, **__: object) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(step_command, "narrow", defect)
-    assert step(bench)[0] == 128
-
-
-def test_a_step_looks_for_what_a_run_showed(bench: Bench) -> None:
-    bench.line(2, 1)
-    assert step(bench, "--out", "kept")[0] == 1
-    [run] = (bench.folder / "kept").glob("step-*/run0")
-    assert step(bench, "--like", str(run))[0] == 1
-    commit(bench.tree, 3, "OTHER-HERE")
-    assert step(bench)[0] == 1
-    assert step(bench, "--like", str(run))[0] == 125
-    commit(bench.tree, 4)
-    assert step(bench, "--like", str(run), "--passes", "3")[0] == 0
-
-
-def test_git_bisect_run(bench: Bench) -> None:
-    bench.line(8, 6, n4=("#error",))
-    plan = bench.folder / "plan.json"
-    plan.write_text("{}")
-    git(bench.tree, "bisect", "start", bench.names[-1], bench.base)
-    python = Path(command.__file__).parents[2]
-    script = bench.folder / "judge"
-    script.write_text(
-        f"#!/bin/sh\ntree=$PWD; cd {python} && exec python -m tests.fake.bisect_bench {bench.folder} {plan}"
-        ' bisect step smoke --tree "$tree"\n'
-    )
-    script.chmod(0o755)
-    out = git(bench.tree, "bisect", "run", str(script))
-    assert f"{bench.names[5]} is the first bad commit" in out

@@ -8,7 +8,7 @@ import mmap
 
 import pytest
 
-from tests.fake.test_interposer import HVA, HYPERCALL, MMIO, PAGE, PRIVATE, RAM, SHARED, SNP_VM, TYPES, Stage, stage
+from tests.fake.interposer_bench import HVA, HYPERCALL, MMIO, PAGE, PRIVATE, RAM, SHARED, SNP_VM, TYPES, Stage, stage
 
 __all__ = ["stage"]  # the fixture
 
