@@ -22,6 +22,8 @@ from harness.scenario.steps import Side
 BACKINGS = {b.name: b for b in (ANON_4K, ANON_THP, MEMFD_4K, SHMEM_THP, HUGETLB_2M, HUGETLB_1G)}
 PUNCH = {"memfd-4k": shmem_punch, "shmem-thp": shmem_punch, "hugetlb": hugetlb_punch, "hugetlb-1g": hugetlb_punch}
 FACTS = HostFacts(ncpu=2, regions={"g0.r0": 4})
+THP = "mthp/2048kB"
+"""Where the counters of huge folios are, by their size."""
 
 Operation = tuple[str, int, int]
 """What is done, first page, number of pages."""

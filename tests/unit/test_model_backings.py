@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from backing_walk import FACTS, Operation, Walk
+from backing_walk import FACTS, THP, Operation, Walk
 
 from harness.model.aligned import Blocks
 
-THP = "mthp/2048kB"
 FAULTED = {
     "F": -513, "nr_anon_pages": 512, "nr_anon_transparent_hugepages": 1, "nr_page_table_pages": 1, "pgalloc": 513,
     "thp_fault_alloc": 1, f"{THP}/anon_fault_alloc": 1, f"{THP}/nr_anon": 1,
@@ -366,47 +365,6 @@ def test_halving_splits_leave_one_folio_of_each_order():
     assert (walk.region.shared & ~walk.region.shared_in_folio).bit_count() == 1
 
 
-@pytest.mark.parametrize(
-    ("backing", "fallback"),
-    [
-        ("anon-thp", {"thp_fault_fallback": 1, f"{THP}/anon_fault_fallback": 1, "nr_anon_pages": 3}),
-        (
-            "shmem-thp",
-            {"thp_file_fallback": 1, f"{THP}/shmem_fallback": 1, "nr_shmem": 3, "nr_file_pages": 3, "nr_mapped": 3},
-        ),
-    ],
-)
-def test_without_a_huge_folio_a_window_falls_back_once(backing, fallback):
-    walk = Walk(backing, replace(FACTS, thp_available=False))
-    small = {"F": -4, "pgalloc": 4, "nr_page_table_pages": 1}
-    assert walk.do(("write", 5, 3), kvm=False) == dict(sorted((small | fallback).items()))
-    again = walk.do(("write", 9, 1), kvm=False)
-    assert not [counter for counter in again if "fallback" in counter]
-
-
-def test_the_write_to_the_huge_zero_folio_falls_back_to_a_split():
-    walk = Walk("anon-thp", replace(FACTS, thp_available=False))
-    walk.do(("read", 0, 1))
-    moved = walk.do(("write", 5, 3), kvm=False)
-    assert moved == {
-        "F": -3, "pgalloc": 3, "nr_anon_pages": 3, "thp_fault_fallback": 1, f"{THP}/anon_fault_fallback": 1,
-        "thp_split_pmd": 1,
-    }  # fmt: skip
-
-
 def test_without_the_zero_page_a_read_faults_a_huge_folio():
     walk = Walk("anon-thp", replace(FACTS, use_zero_page=False))
     assert walk.do(("read", 5, 1), kvm=False) == dict(sorted(FAULTED.items()))
-
-
-def test_a_page_table_of_its_own_keeps_a_window_at_4k():
-    walk = Walk("anon-thp", tables=True)
-    assert walk.do(("write", 5, 3), kvm=False) == {"F": -3, "nr_anon_pages": 3, "pgalloc": 3}
-
-
-@pytest.mark.parametrize(("pt_reclaim", "again"), [(True, 512), (False, 1)])
-def test_a_window_becomes_huge_again_only_without_its_page_table(pt_reclaim, again):
-    walk = Walk("anon-thp", replace(FACTS, pt_reclaim=pt_reclaim))
-    for operation in [("write", 0, 1), ("discard", 5, 1), ("discard", 0, 512)]:
-        walk.do(operation)
-    assert walk.do(("write", 0, 1))["nr_anon_pages"] == again
