@@ -16,7 +16,7 @@ import pytest
 from harness.errors import GmemError, InfraError, NoBootError
 from harness.guest.launch import GuestSpec
 from harness.host.emulated import launching
-from harness.host.emulated.launching import GuestSilent, StandIns, wait_guest
+from harness.host.emulated.launching import GuestLost, StandIns, wait_guest
 
 GUEST: Any = SimpleNamespace(name="g0", error_log="/run/g0-qemu.err")
 
@@ -67,7 +67,7 @@ def test_one_that_prints_now_and_then_is_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("first", ["", "[    0.1] APIC: s\n"])
 def test_one_that_hangs_is_told_from_one_that_is_slow(tmp_path: Path, first: str) -> None:
     (tmp_path / "g0-console.txt").write_text(first)
-    with pytest.raises(GuestSilent, match=r"its console stood still for 0\.3 s before it was up; .*ends with: "):
+    with pytest.raises(GuestLost, match=r"its console stood still for 0\.3 s before it was up; .*ends with: "):
         wait_guest(Hasty(), GUEST, 1, channels(), tmp_path)
 
 
@@ -83,7 +83,14 @@ def test_one_that_prints_for_ever_has_an_end(tmp_path: Path, monkeypatch: pytest
         pytest.raises(InfraError, match=r"it did not come up within 0\.5 s") as met,
     ):
         wait_guest(Hasty(), GUEST, 1, channels(), tmp_path)
-    assert not isinstance(met.value, GuestSilent)
+    assert not isinstance(met.value, GuestLost)
+
+
+def test_one_that_resets_itself_is_lost_too(tmp_path: Path) -> None:
+    with pytest.raises(GuestLost, match="its QEMU exited with status 0; "):
+        wait_guest(Hasty(), GUEST, 1, channels("exited with status 0"), tmp_path)
+    with pytest.raises(NoBootError):
+        wait_guest(Lacking(), GUEST, 1, channels("exited with status 0"), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -96,4 +103,4 @@ def test_one_that_prints_for_ever_has_an_end(tmp_path: Path, monkeypatch: pytest
 def test_one_that_ended_is_not_waited_for(tmp_path: Path, answer: Any, words: str) -> None:
     with pytest.raises(InfraError, match=words) as met:
         wait_guest(Hasty(), GUEST, 1, answer, tmp_path)
-    assert not isinstance(met.value, GuestSilent)
+    assert not isinstance(met.value, GuestLost)

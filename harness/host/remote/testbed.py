@@ -23,7 +23,7 @@ from harness.host.config.host import HostConfig
 from harness.host.config.knobs import before_each as actions
 from harness.host.config.knobs import wanted as knobs
 from harness.host.emulated.control import Control
-from harness.host.emulated.launching import STAND_INS, GuestSilent, Starter
+from harness.host.emulated.launching import STAND_INS, GuestLost, Starter
 from harness.host.emulated.prepare import PCP_FRACTION, Clock, prepare
 from harness.host.emulated.state import Channels, TestbedSpec
 from harness.host.emulated.testbed import DESCRIPTION
@@ -288,7 +288,7 @@ class RemoteTestbeds:
         before = set(evidence.iterdir()) if evidence.is_dir() else set()
         try:
             return RemoteTestbed(borrowed, folder, spec, evidence, clock, self._starter)
-        except (GuestCrash, GuestSilent) as error:
+        except (GuestCrash, GuestLost) as error:
             self._notice(f"{error}; bringing it up again")
         left = [path for path in evidence.iterdir() if path not in before]
         aside = evidence / "start-1"
