@@ -87,6 +87,18 @@ def shared(binary: Path) -> Iterator[Bench]:
     bench.close()
 
 
+LATE = """
+#include <unistd.h>
+int __real_prctl(int option, long signal);
+int __wrap_prctl(int option, long signal)
+{
+	usleep(300000);
+	return __real_prctl(option, signal);
+}
+"""
+"""A prctl() that comes late, as on a machine with much else to do."""
+
+
 def gone(pid: int, seconds: float = 5) -> bool:
     """Whether a process is gone, or dead and only not collected by whoever inherited it."""
     end = time.monotonic() + seconds
@@ -339,13 +351,28 @@ class TestEnd:
         assert time.monotonic() - began < 5
         waiting.wait()
 
-    def test_it_ends_with_its_channel_and_leaves_its_children(self, bench: Bench, tmp_path: Path) -> None:
+    def test_it_ends_with_its_channel_and_its_children(self, bench: Bench, tmp_path: Path) -> None:
         pid = bench.spawn("sleep", "60", log=tmp_path / "log")
         bench.channel.close()
         assert bench.process.stdin is not None
         bench.process.stdin.close()
         assert bench.process.wait(5) == 0
-        assert Path(f"/proc/{pid}").exists()
+        assert gone(pid)
+
+    def test_a_child_that_it_did_not_outlive_is_not_started(self, tmp_path: Path) -> None:
+        """Killed between the fork and the child's wish to die with its parent, which nobody hears then."""
+        (tmp_path / "late.c").write_text(LATE)
+        compiler = tmp_path / "cc"
+        compiler.write_text(f'#!/bin/sh\nexec gcc -Wl,--wrap=prctl "$@" {tmp_path}/late.c\n')
+        compiler.chmod(0o755)
+        bench = Bench(build_program("control", tmp_path, str(compiler)))
+        pid = bench.spawn("sleep", "60", log=tmp_path / "log")
+        try:
+            bench.process.kill()
+            bench.process.wait(5)
+            assert gone(pid)
+        finally:
+            bench.close()
 
     @pytest.mark.parametrize("arguments", [["--device"], ["--help"], ["--device", "/nowhere", "more"]])
     def test_a_wrong_command_line(self, binary: Path, arguments: list[str]) -> None:

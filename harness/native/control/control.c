@@ -113,11 +113,14 @@ static bool parse_command(struct command *command)
 	return words > 0 && p >= end;
 }
 
-static void become(const struct command *command, int out)
+// Becomes the program; it is killed when we go away, also if that was before it could ask for it.
+static void become(const struct command *command, int out, pid_t parent)
 {
 	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);  // on a host that is not ours nothing stays behind
+	if (getppid() != parent)
+		_exit(127);
 	setsid();
 	dup2(null, 0);
 	dup2(out, 1);
@@ -151,9 +154,9 @@ static void do_spawn(void)
 			close(out);
 		return;
 	}
-	pid_t pid = fork();
+	pid_t parent = getpid(), pid = fork();
 	if (!pid)
-		become(&command, out);
+		become(&command, out, parent);
 	close(out);
 	if (pid < 0) {
 		frame_error(&port, "spawn", "fork: %s", strerror(errno));
@@ -269,9 +272,9 @@ static void do_run(void)
 		frame_error(&port, "run", "pipe: %s", strerror(errno));
 		return;
 	}
-	pid_t pid = fork();
+	pid_t parent = getpid(), pid = fork();
 	if (!pid)
-		become(&command, pipes[1]);
+		become(&command, pipes[1], parent);
 	close(pipes[1]);
 	if (pid < 0) {
 		frame_error(&port, "run", "fork: %s", strerror(errno));
