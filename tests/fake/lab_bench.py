@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A holder whose testbed is a sleeping process: ``python lab_bench.py FD``, started by the tests as a real one is.
 
-The plan's ``kernel`` says how it behaves: ``up``, ``no-boot``, ``crash``, ``defect``, ``slow``, ``vanish``.
+The plan's ``kernel`` says how it behaves: ``up``, ``no-boot``, ``crash``, ``defect``, ``slow``, ``vanish``,
+``ignored`` (told to end in a destructor), ``aside`` (told in another thread, while it waits).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -25,6 +27,20 @@ ERRORS: dict[str, GmemError] = {
     "crash": CrashError("the kernel under test printed: Oops"),
 }
 SLEEP = "import time; time.sleep(600)"
+
+
+class Ignoring:
+    """Told to end where Python ignores exceptions."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def tell_aside() -> None:
+    """The signal comes to this thread, so that no system call of the main one ends."""
+    time.sleep(1.0)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    time.sleep(60)
 
 
 class FakeHeld:
@@ -94,6 +110,10 @@ def bring_up(plan: Plan, evidence: Path, clock: Clock) -> FakeHeld:
     if plan.kernel == "vanish":
         os.kill(os.getpid(), signal.SIGKILL)
     held = FakeHeld(plan)
+    if plan.kernel == "ignored":
+        Ignoring()
+    if plan.kernel == "aside":
+        threading.Thread(target=tell_aside, daemon=True).start()
     if plan.kernel == "slow":
         try:
             time.sleep(60)

@@ -267,6 +267,14 @@ def test_the_holder_is_told_to_end_from_outside(bench: Bench) -> None:
     assert "its holder was ended by SIGTERM" in find(bench.root, None).death()
 
 
+@pytest.mark.parametrize("how", ["ignored", "aside"])
+def test_it_is_told_where_the_main_thread_does_not_hear_it(bench: Bench, how: str) -> None:
+    launch(bench.plan(how), program=PROGRAM)
+    wait_for(lambda: not find(bench.root, None).place.held(), "the end of the holder")
+    assert "its holder was ended by SIGTERM" in find(bench.root, None).death()
+    assert not bench.left()
+
+
 def test_the_holder_hangs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ending, "HANG_SECONDS", 0.5)
     found = bench.up()

@@ -32,12 +32,18 @@ from harness.host.lab.place import Place
 from harness.host.lab.record import LabRecord, Life, Plan
 from harness.host.lab.service import Service
 
+_DOWN = b"\xff"
+"""Says on the pipe that wakes it that it was asked to end; other bytes there are the numbers of signals."""
 BOSS_SECONDS = 20.0
 """How long the boss may take to answer."""
 
 
 class Told(BaseException):
     """The holder is told to end, by a signal or by the end of its boss; the text says by what."""
+
+
+_told_by: list[str] = []
+"""Signals that told it: ``Told`` itself is lost where Python ignores exceptions, in destructors and callbacks."""
 
 
 class Boss:
@@ -92,6 +98,7 @@ class Holder:
         self._bring_up = bring_up
         self._record = LabRecord(plan=plan, holder=os.getpid(), began=time.time(), life=Life.STARTING)
         self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
 
     def run(self) -> None:
         """The holder's whole life, under its lock.  Raises the ``GmemError`` that kept the testbed from coming up."""
@@ -130,21 +137,27 @@ class Holder:
 
     def _serve(self, listener: socket.socket, held: Held) -> str:
         service = Service(held, self._wake)
+        # A signal that comes right before poll(), or to another thread, would not end the poll.
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         qemu = os.pidfd_open(held.qemu)
         poll = select.poll()
         for fd in (qemu, listener.fileno(), self._wake_read):
             poll.register(fd, select.POLLIN)
         while True:
+            if _told_by:
+                raise Told(_told_by[0])
             ready = {fd for fd, _ in poll.poll()}
-            if self._wake_read in ready:
+            if self._wake_read in ready and _DOWN in os.read(self._wake_read, 64):
                 return ""
             if qemu in ready:
                 return held.last_words()
+            if listener.fileno() not in ready:
+                continue
             connection, _ = listener.accept()
             threading.Thread(target=service.serve, args=(connection,), name="request", daemon=True).start()
 
     def _wake(self) -> None:
-        os.write(self._wake_write, b"x")
+        os.write(self._wake_write, _DOWN)
 
     def _note(self, **news: Any) -> None:
         self._record = msgspec.structs.replace(self._record, **news)
@@ -189,6 +202,7 @@ def _hold(plan: Plan, boss: Boss, bring_up: BringUp) -> int:
 
 def _told(number: int, frame: FrameType | None) -> None:
     signal.signal(number, _told_again)
+    _told_by.append(signal.Signals(number).name)
     raise Told(signal.Signals(number).name)
 
 
