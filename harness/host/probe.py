@@ -165,6 +165,13 @@ class ProbeClient:
         except (SampleFormatError, CounterFormatError) as error:
             raise ProbeError(f"slot {slot} of the probe: {error}") from error
 
+    def answer(self, size: int, count: int, timeout: float = QUICK) -> int:
+        """Have an answer in ``count`` writes (2 to 64) of ``size`` bytes (17 to 2048) each; returns bytes of its blob.
+
+        Nothing but its way through the port matters: each write takes a buffer of the cache of that size.
+        """
+        return len(self._ask(f"answer size={size} count={count}", timeout).blob)
+
     def pcpcap(self, fraction: int, timeout: float = QUICK) -> int:
         """Set percpu_pagelist_high_fraction (0: the kernel's default) and return what it was."""
         return _Numbers("pcpcap", self._ask(f"pcpcap fraction={fraction}", timeout).fields)["was"]

@@ -157,7 +157,21 @@ class TestSamples:
         assert HEADER.size + len(raw_reply(shared, encode_frame(1, line.encode()), 1)) < 2048
 
 
+def writes(bench: Bench) -> tuple[int, int]:
+    """Calls of write() that the probe has made, and what they wrote, in bytes."""
+    lines = dict(line.split(": ") for line in Path(f"/proc/{bench.process.pid}/io").read_text().splitlines())
+    return int(lines["syscw"]), int(lines["wchar"])
+
+
 class TestOtherWitnesses:
+    @pytest.mark.parametrize(("size", "count"), [(17, 2), (32, 24), (96, 64), (2048, 24)])
+    def test_an_answer_leaves_in_writes_of_its_size(self, bench: Bench, size: int, count: int) -> None:
+        calls, written = writes(bench)
+        assert bench.probe.answer(size, count) == size * count - HEADER.size - len("ok\n")
+        assert writes(bench) == (calls + count, written + size * count)
+        with pytest.raises(ProbeError, match="size= is 17 to 2048 bytes"):
+            bench.probe.answer(2049, 24)
+
     def test_settle_brings_the_lists_to_rest_or_says_why_not(self, bench: Bench) -> None:
         if not ROOT:
             with pytest.raises(ProbeError, match="needs root"):

@@ -64,6 +64,7 @@ void frame_port_init(struct frame_port *port, int in, int out, bool device, unsi
 	port->in = in;
 	port->out = out;
 	port->device = device;
+	port->piece_len = FRAME_PIECE;
 	port->buf = buf;
 	port->cap = cap > FRAME_MAX + FRAME_HEADER ? FRAME_MAX + FRAME_HEADER : cap;
 	crc_init();
@@ -266,14 +267,14 @@ int frame_sendv(struct frame_port *port, uint32_t id, const struct iovec *iov, i
 		size_t left = iov[i].iov_len;
 
 		while (left > 0) {
-			size_t n = FRAME_PIECE - filled < left ? FRAME_PIECE - filled : left;
+			size_t n = port->piece_len - filled < left ? port->piece_len - filled : left;
 			int err;
 
 			memcpy(port->piece + filled, from, n);
 			filled += n;
 			from += n;
 			left -= n;
-			if (filled < FRAME_PIECE)
+			if (filled < port->piece_len)
 				continue;
 			err = write_all(port, port->piece, filled);
 			if (err)

@@ -42,6 +42,7 @@ struct frame_port {
 	const unsigned char *blob;
 	size_t blob_len;
 	unsigned char piece[FRAME_PIECE];
+	size_t piece_len;  // bytes of one write, FRAME_PIECE at most; frame_port_init() sets it to that
 };
 
 // Reads and writes `in` and `out` (they may be one descriptor). `cap` must exceed FRAME_HEADER.

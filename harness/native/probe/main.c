@@ -23,6 +23,22 @@ static void verb_hello(void)
 		    nonce, PROBE_VERSION, getpid(), SLOTS, locked, first_count + late_count);
 }
 
+// Answers in `count` writes of `size` bytes each, one right behind the other: see _warm_cpus() in prepare.py.
+static void verb_answer(void)
+{
+	uint64_t size, count;
+
+	if (!need_u64("size", &size) || !need_u64("count", &count))
+		return;
+	if (size <= FRAME_HEADER || size > FRAME_PIECE || count < 2 || count > 64) {
+		frame_error(&port, "usage", "size= is %u to %u bytes, count= 2 to 64", FRAME_HEADER + 1, FRAME_PIECE);
+		return;
+	}
+	port.piece_len = size;
+	frame_reply_blob(&port, scratch, size * count - FRAME_HEADER - strlen("ok\n"), "ok");
+	port.piece_len = FRAME_PIECE;
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -31,6 +47,7 @@ static const struct {
 	{ "settle", verb_settle },
 	{ "fetch", verb_fetch },
 	{ "hello", verb_hello },
+	{ "answer", verb_answer },
 	{ "cachestat", verb_cachestat },
 	{ "census", verb_census },
 	{ "frames", verb_frames },

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Several scenarios one after another on one restored testbed, each on chunks of its own.
+
+Restoring a testbed costs more than walking a short scenario: QEMU translates all code anew.  So a few are joined to one
+scenario, in which the first one uses the first chunks of each region, the next one those behind; the model follows the
+whole of it like any other.  What does not pass there is run again by itself, on a testbed of its own, and that is what
+counts; a fault that shows only behind the others is kept as the joined scenario.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
+
+import msgspec
+
+from harness.explore.case import CaseReport, Met, Runner, all_of, run_case
+from harness.explore.shrink import moved
+from harness.explore.signature import signature
+from harness.run.outcome import outcome
+from harness.run.result import CaseResult
+from harness.run.verdict import Verdict
+from harness.scenario.scenario import Scenario
+from harness.scenario.steps import CHUNK_PAGES, Close, Pressure
+
+CHUNKS_MOST = 64
+"""Chunks of a guest's region at most, for all scenarios together: a testbed's memory has an end."""
+
+
+def together_at_most(wanted: int, chunks: int) -> int:
+    """How many scenarios of ``chunks`` chunks may share a testbed where ``wanted`` should."""
+    return max(1, min(wanted, CHUNKS_MOST // chunks))
+
+
+def alone(scenario: Scenario) -> bool:
+    """Whether it changes the host for whatever comes behind it: memory that pressure took is not given back."""
+    return any(isinstance(step, Pressure) for step in scenario.steps)
+
+
+def last(scenario: Scenario) -> bool:
+    """Whether none can follow it, for a guest is gone."""
+    return any(isinstance(step, Close) for step in scenario.steps)
+
+
+def fits(scenario: Scenario, others: Sequence[Scenario]) -> bool:
+    """Whether a scenario can be run together with others: on a testbed like theirs, and one at most ends a guest."""
+    if not others:
+        return True
+    if alone(scenario) or any(map(alone, others)) or _needs(scenario) != _needs(others[0]):
+        return False
+    return not (last(scenario) and any(map(last, others)))
+
+
+def _needs(scenario: Scenario) -> tuple[Scenario, int]:
+    """What a scenario needs of a testbed, as something to be compared."""
+    return msgspec.structs.replace(scenario, name="any", steps=(), seed=None), scenario.nodes
+
+
+def join(scenarios: Sequence[Scenario], room: int) -> Scenario:
+    """One scenario of several that fit together, in the order given; its testbed has room for ``room`` of them.
+
+    The one that ends a guest has to be the last one.
+    """
+    first = scenarios[0]
+    steps = [
+        step
+        for number, scenario in enumerate(scenarios)
+        for step in _behind(scenario, number * first.chunks * CHUNK_PAGES).steps
+    ]
+    name = "+".join(scenario.name for scenario in scenarios)
+    return msgspec.structs.replace(first, name=name, steps=tuple(steps), chunks=room * first.chunks, seed=None)
+
+
+def _behind(scenario: Scenario, pages: int) -> Scenario:
+    """The scenario with every range ``pages`` pages further up."""
+    return moved(scenario, lambda page: page + pages)
+
+
+def run_together(runner: Runner, scenarios: Sequence[Scenario], wanted: int) -> Iterator[CaseReport]:
+    """The report of each of some scenarios that fit together, ``wanted`` at most on a testbed; in any order."""
+    left = sorted(scenarios, key=last)
+    room = together_at_most(wanted, left[0].chunks) if left else 1
+    while left:
+        if room == 1 or alone(left[0]):
+            yield run_case(runner, left.pop(0))
+            continue
+        now = left[:room]
+        whole = join(now, room)
+        result, met = runner.run(whole)
+        ends = list(accumulate(len(scenario.steps) for scenario in now))
+        bad = _first_bad(result, ends)
+        for scenario, end in zip(now[:bad], ends, strict=False):
+            yield _passed(scenario, result, met, end)
+        if bad < len(now):
+            yield _by_itself(runner, now[bad], whole, result, met)
+        left = left[bad + (bad < len(now)) :]
+
+
+def _first_bad(result: CaseResult, ends: Sequence[int]) -> int:
+    """Which of the joined scenarios did not pass, by the numbers of steps up to the end of each; ``len(ends)``: none.
+
+    A step that deviates is in the result; one in which the kernel crashed or the testbed failed is not.
+    """
+    if result.verdict is Verdict.PASS:
+        return len(ends)
+    for number, (start, end) in enumerate(pairwise((0, *ends))):
+        if len(result.steps) < end or outcome(list(result.steps[start:end]))[0] is not Verdict.PASS:
+            return number
+    return len(ends) - 1
+
+
+def _passed(scenario: Scenario, result: CaseResult, met: Met, end: int) -> CaseReport:
+    """The report of a scenario whose steps, the last ``len(scenario.steps)`` before ``end``, all held."""
+    own = slice(end - len(scenario.steps), end)
+    steps = [msgspec.structs.replace(step, index=index) for index, step in enumerate(result.steps[own])]
+    verdict, sentence = outcome(steps)
+    seconds = result.seconds * len(steps) / max(1, len(result.steps))
+    one = msgspec.structs.replace(
+        result, case=scenario.name, verdict=verdict, sentence=sentence, seconds=seconds, steps=tuple(steps), evidence=""
+    )
+    return CaseReport(scenario, one, all_of(met[own]), None, 1)
+
+
+def _by_itself(runner: Runner, scenario: Scenario, whole: Scenario, result: CaseResult, met: Met) -> CaseReport:
+    """The report of a scenario that did not pass behind others, run again on a testbed of its own.
+
+    Where nothing shows there, what the others had to do with it: the joined scenario up to the step that showed it.
+    """
+    report = run_case(runner, scenario)
+    shown = signature(result)
+    if report.signature is None and shown is not None:
+        runner.drop(report.result)
+        steps = whole.steps[: max(1, len(result.steps) + (result.verdict is Verdict.CRASH))]
+        return CaseReport(msgspec.structs.replace(whole, steps=steps), result, all_of(met), shown, report.runs)
+    runner.drop(result)
+    return msgspec.structs.replace(report, runs=report.runs + (result.verdict is Verdict.INFRA))
