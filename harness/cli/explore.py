@@ -22,6 +22,7 @@ from harness.explore.draw import Shape
 from harness.explore.exploration import Exploration
 from harness.explore.findings import Findings
 from harness.explore.summary import SUMMARY, Summary, summary, summary_text
+from harness.explore.together import CHUNKS_MOST, together_at_most
 from harness.explore.workers import Workers
 from harness.report.store import OutDir
 from harness.report.summary import kernel_text
@@ -50,6 +51,13 @@ DEFAULT_TIME = "5m"
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the first case.")
 @click.option("--jobs", type=click.IntRange(1, 256), help="Cases side by side (default: CPUs of this machine).")
+@click.option(
+    "--together",
+    type=click.IntRange(1, CHUNKS_MOST),
+    default=4,
+    show_default=True,
+    help=f"Cases one after another on a restored testbed at most; they share {CHUNKS_MOST} chunks.",
+)
 @click.option("--pressure", is_flag=True, help="Memory pressure of the host too; such cases take seconds.")
 @click.option("--corpus", type=click.Path(file_okay=False), help="Scenarios to begin with, and to add to.")
 @click.option("--out", type=click.Path(file_okay=False), help="Output directory (default: gmem-out/DATE-TIME-xxxx).")
@@ -66,6 +74,7 @@ def explore_command(
     findings: int,
     seed: int,
     jobs: int | None,
+    together: int,
     pressure: bool,
     corpus: str | None,
     out: str | None,
@@ -86,7 +95,13 @@ def explore_command(
     with progress(json_output=as_json) as show:
         session = Session(options, evidence=place.evidence, relative=place.relative, notice=show.note)
         session.progress = Building(show.note)
-        wanted = _Wanted(Shape(guests, chunks, pressure=pressure), budget, corpus, jobs or os.cpu_count() or 1)
+        wanted = _Wanted(
+            Shape(guests, chunks, pressure=pressure),
+            budget,
+            corpus,
+            jobs or os.cpu_count() or 1,
+            together_at_most(together, chunks),
+        )
         exploration, ended = _explore(session, place, wanted, show)
     info = _info(session, exploration, ended)
     place.finish(info)
@@ -107,6 +122,7 @@ class _Wanted:
     budget: Budget
     corpus: str | None
     jobs: int
+    together: int
 
 
 def _explore(
@@ -115,7 +131,11 @@ def _explore(
     """The exploration as far as it came (None: no testbed came up), and what ended it before its end."""
     exploration: Exploration | None = None
     try:
-        readies = [session.ready(session.spec(guests=n, chunks=wanted.shape.chunks)) for n in _counts(wanted.shape)]
+        readies = [
+            session.ready(session.spec(guests=guests, chunks=chunks))
+            for guests in range(1, wanted.shape.guests + 1)
+            for chunks in _chunks(wanted)
+        ]
         shape = _shape(wanted.shape, readies[0])
         folder = Path(wanted.corpus) if wanted.corpus else default_corpus(session.design, shape)
         kernel, seed = kernel_text(session.info(())), session.options.seed
@@ -127,6 +147,7 @@ def _explore(
             Corpus(folder),
             Coverage(session.design),
             Findings(place.path, session.options, seed, kernel, session.design),
+            together=wanted.together,
             ended=show.end,
             note=show.note,
         )
@@ -140,9 +161,9 @@ def _explore(
     return exploration, None
 
 
-def _counts(shape: Shape) -> range:
-    """Numbers of guests of the testbeds that are needed."""
-    return range(1, shape.guests + 1)
+def _chunks(wanted: _Wanted) -> set[int]:
+    """Sizes of the testbeds that are needed from the beginning; what deviates gets one of its own size later."""
+    return {wanted.shape.chunks * wanted.together} | ({wanted.shape.chunks} if wanted.shape.pressure else set())
 
 
 def _shape(wanted: Shape, ready: Ready) -> Shape:

@@ -57,11 +57,15 @@ class ShrinkReport(msgspec.Struct, frozen=True):
     """Why it may not be the smallest; '' when no smaller one shows it."""
 
 
+Met = tuple[frozenset[str], ...]
+"""The rules of the model that a case met, step by step."""
+
+
 class Runner(Protocol):
     """Runs scenarios."""
 
-    def run(self, scenario: Scenario) -> tuple[CaseResult, tuple[str, ...]]:
-        """The result of a scenario, with the rules that its predictions had for the steps that were walked."""
+    def run(self, scenario: Scenario) -> tuple[CaseResult, Met]:
+        """The result of a scenario, with the rules that its predictions had for each step that was walked."""
 
     def drop(self, result: CaseResult) -> None:
         """The evidence of a result is not needed."""
@@ -89,7 +93,7 @@ class SessionRunner:
 
         self.session = Session(self.options, evidence=evidence, relative=place.relative, notice=self.notice)
 
-    def run(self, scenario: Scenario) -> tuple[CaseResult, tuple[str, ...]]:
+    def run(self, scenario: Scenario) -> tuple[CaseResult, Met]:
         """Run it; raises nothing for what happens to the testbed or the kernel."""
         self.folders.clear()
         plain = msgspec.structs.replace(scenario, seed=None)  # its seed is one of explore's, not of the suite model's
@@ -125,11 +129,16 @@ class SessionRunners:
 def run_case(runner: Runner, scenario: Scenario) -> CaseReport:
     """Run a scenario; one whose testbed failed is run once more, and is no finding in any case."""
     for attempt in range(1, ATTEMPTS + 1):
-        result, rules = runner.run(scenario)
+        result, met = runner.run(scenario)
         if result.verdict is not Verdict.INFRA or attempt == ATTEMPTS:
             break
         runner.drop(result)
-    return CaseReport(scenario, result, rules, signature(result), attempt)
+    return CaseReport(scenario, result, all_of(met), signature(result), attempt)
+
+
+def all_of(met: Met) -> tuple[str, ...]:
+    """The rules of some steps, sorted."""
+    return tuple(sorted(frozenset().union(*met)))
 
 
 @dataclass

@@ -45,8 +45,8 @@ class Coverage:
         return {rule: needs for rule, needs in rules_of(self.design).items() if not self.cases[rule]}
 
 
-def rules_met(evidence: Path, steps: int) -> tuple[str, ...]:
-    """The rules in the predictions that a case left in its evidence, of its first ``steps`` steps, sorted.
+def rules_met(evidence: Path, steps: int) -> tuple[frozenset[str], ...]:
+    """The rules in the predictions that a case left in its evidence, one set for each of its first ``steps`` steps.
 
     Empty where the case came to no prediction.
     """
@@ -54,9 +54,10 @@ def rules_met(evidence: Path, steps: int) -> tuple[str, ...]:
         predictions: list[dict[str, Any]] = json.loads((evidence / PREDICTION).read_bytes())
     except (OSError, ValueError):
         return ()
-    found: set[str] = set()
+    met: list[frozenset[str]] = []
     for step in predictions[:steps]:
-        found |= {rule_of(reason) for bound in step["counters"].values() for reason in bound["reasons"]}
+        found = {rule_of(reason) for bound in step["counters"].values() for reason in bound["reasons"]}
         found |= {rule_of(reason) for reason in step["still"]}
         found |= {rule_of(step["refused"])} if "refused" in step else set()
-    return tuple(sorted(found))
+        met.append(frozenset(found))
+    return tuple(met)

@@ -24,7 +24,8 @@ from harness.explore.corpus import Corpus
 from harness.explore.coverage import Coverage
 from harness.explore.draw import Shape, draw_scenario
 from harness.explore.findings import Findings, Found
-from harness.explore.workers import Case, Report, Shrink, Task, Worker, Workers
+from harness.explore.together import fits
+from harness.explore.workers import Cases, CasesReport, Report, Shrink, Task, Worker, Workers
 from harness.report.store import OutDir
 from harness.run.result import CaseResult
 from harness.run.verdict import Verdict
@@ -35,6 +36,8 @@ SHRINK_SECONDS = 120.0
 TROUBLE_MOST = 8
 """Cases in a row that end in trouble of the testbed: then the machine cannot do it."""
 SAY_SECONDS = 30.0
+WAITING_MOST = 16
+"""Scenarios that may wait for others which they fit to."""
 _WAIT_SECONDS = 1.0
 _WALKED = (Verdict.PASS, Verdict.DEVIATES)
 
@@ -50,6 +53,8 @@ class Exploration:
     corpus: Corpus
     coverage: Coverage
     findings: Findings
+    together: int = 1
+    """Scenarios on one restored testbed at most."""
     ended: Callable[[CaseResult], None] = lambda result: None
     """Is told of each case that did not pass."""
     note: Callable[[str], None] = lambda line: None
@@ -66,6 +71,8 @@ class Exploration:
     """From the first case to the last, without what shrinking took behind it."""
     case_seconds: float = 0.0
     """What the cases took, added up."""
+    waiting: list[Scenario] = field(default_factory=list)
+    """Drawn, and not given to a worker yet: they did not fit to the others."""
     _said: float = 0.0
     _trouble: int = 0
     _to_shrink: deque[tuple[Found, CaseReport]] = field(default_factory=deque)
@@ -106,18 +113,34 @@ class Exploration:
                 task = Shrink(report, SHRINK_SECONDS)
                 self._shrinking[id(task)] = found
             elif not self.budget.spent(self.given, len(self.findings.all)):
-                task = Case(next(source))
-                self.given += 1
+                task = Cases(self._batch(source), self.together)
+                self.given += len(task.scenarios)
             else:
                 break
             workers.give(worker, task)
             any_given = True
         return any_given
 
+    def _batch(self, source: Iterator[Scenario]) -> tuple[Scenario, ...]:
+        """Scenarios that can share a testbed, those that wait first; as many as may still begin."""
+        most = self.together if self.budget.cases is None else min(self.together, self.budget.cases - self.given)
+        batch: list[Scenario] = []
+        for scenario in list(self.waiting):
+            if len(batch) < most and fits(scenario, batch):
+                batch.append(scenario)
+                self.waiting.remove(scenario)
+        while len(batch) < most and len(self.waiting) < WAITING_MOST:
+            if self.budget.cases is not None and self.given + len(batch) + len(self.waiting) >= self.budget.cases:
+                break
+            scenario = next(source)
+            (batch if fits(scenario, batch) else self.waiting).append(scenario)
+        return tuple(batch)
+
     def _take(self, worker: Worker, task: Task, report: Report) -> None:
         """What a worker reports about its task."""
-        if isinstance(report, CaseReport):
-            self._case(report)
+        if isinstance(report, CasesReport):
+            for case in report.cases:
+                self._case(case)
         elif isinstance(report, ShrinkReport):
             found = self._shrinking.pop(id(task))
             found.shrunk(report)
@@ -129,9 +152,10 @@ class Exploration:
             found.left(worker.smaller, f"{report.why} while it was made smaller")
             self.findings.save(found)
         else:
-            self.lost += 1
-            self.note(f"a case was lost: {report.why}")
-            self._case_is_over()
+            lost = len(task.scenarios)
+            self.lost += lost
+            self.note(f"{f'{lost} cases were' if lost > 1 else 'a case was'} lost: {report.why}")
+            self._cases_are_over(lost)
             self._count_trouble(report.why)
 
     def _case(self, report: CaseReport) -> None:
@@ -140,7 +164,7 @@ class Exploration:
         self.counts[result.verdict] += 1
         self.case_seconds += result.seconds
         self.retried += report.runs - 1
-        self._case_is_over()
+        self._cases_are_over(1)
         if result.verdict in _WALKED and self.coverage.add(report.rules) and result.verdict is Verdict.PASS:
             self.corpus.add(report.scenario, report.rules)
         if report.signature is not None:
@@ -156,8 +180,8 @@ class Exploration:
         else:
             self._trouble = 0
 
-    def _case_is_over(self) -> None:
-        self.done += 1
+    def _cases_are_over(self, number: int) -> None:
+        self.done += number
         self.seconds = self.budget.passed
 
     def _count_trouble(self, why: str) -> None:

@@ -131,12 +131,12 @@ def _closer_ranges(scenario: Scenario) -> Iterator[Scenario]:
     borders = sorted({border for pages in ranges for border in (pages.start, pages.end)})
     first = borders[0] // CHUNK_PAGES * CHUNK_PAGES if borders else 0
     if first:
-        yield _moved(scenario, lambda page: page - first)
+        yield moved(scenario, lambda page: page - first)
     for low, high in zip([0, *borders], borders, strict=False):
         least = 1 if low in borders else 0  # what lies between two borders may be a range
         for rest in dict.fromkeys((least, max(least, (high - low) // 2))):
             if rest < high - low:
-                yield _moved(scenario, partial(_left_out, high=high, pages=high - low - rest))
+                yield moved(scenario, partial(_left_out, high=high, pages=high - low - rest))
 
 
 def _left_out(page: int, *, high: int, pages: int) -> int:
@@ -144,8 +144,8 @@ def _left_out(page: int, *, high: int, pages: int) -> int:
     return page - pages if page >= high else page
 
 
-def _moved(scenario: Scenario, place: Callable[[int], int]) -> Scenario:
-    """The scenario with every border at another place."""
+def moved(scenario: Scenario, place: Callable[[int], int]) -> Scenario:
+    """The scenario with every border (a page number) of its ranges at another place."""
     steps = []
     for step in scenario.steps:
         if (pages := _range(step)) is not None:

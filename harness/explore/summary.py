@@ -49,7 +49,11 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     seeds_used: int
     """Seeds from ``seed`` on that were drawn."""
+    seeds_left: tuple[int, ...]
+    """Those of them whose scenarios were not run: the time was over."""
     jobs: int
+    together: int
+    """Cases on one restored testbed at most."""
     seconds: float
     """From the first case to the end of the last one; what came up before it is not in it."""
     cases: int
@@ -81,7 +85,9 @@ def summary(exploration: Exploration, info: RunInfo, jobs: int) -> Summary:
         design=info.design,
         seed=exploration.seed,
         seeds_used=exploration.drawn,
+        seeds_left=tuple(sorted(one.seed for one in exploration.waiting if one.seed is not None)),
         jobs=jobs,
+        together=exploration.together,
         seconds=round(seconds, 1),
         cases=done,
         cases_per_minute=round(60 * done / seconds, 1) if seconds else 0.0,
@@ -135,6 +141,8 @@ def summary_text(told: Summary, exploration: Exploration, info: RunInfo, out: Pa
     counts = ", ".join(f"{count} {word}" for word, count in sorted(told.counts.items()))
     speed = f"{told.cases_per_minute:.0f} a minute with {told.jobs} at a time, {told.case_seconds_mean:.2f} s each"
     seeds = f"{told.seed} to {told.seed + told.seeds_used - 1}" if told.seeds_used else "none"
+    if told.seeds_left:
+        seeds += f" without {', '.join(map(str, told.seeds_left))}"
     facts = {
         "verdict": f"{told.verdict.value} (exit code {told.exit_code}): {one_line(told.sentence)}",
         "kernel": kernel_text(info),

@@ -20,7 +20,8 @@ from types import FrameType
 import msgspec
 
 from harness.errors import GmemError
-from harness.explore.case import CaseReport, Runner, ShrinkReport, run_case, shrink_case
+from harness.explore.case import CaseReport, Runner, ShrinkReport, shrink_case
+from harness.explore.together import run_together
 from harness.scenario.scenario import Scenario
 
 Factory = Callable[[Callable[[str], None]], Runner]
@@ -29,10 +30,11 @@ END_SECONDS = 30.0
 """How long a worker may take to give its testbed back before it is killed."""
 
 
-class Case(msgspec.Struct, frozen=True):
-    """A task: run this scenario."""
+class Cases(msgspec.Struct, frozen=True):
+    """A task: run these scenarios, ``together`` at most on a restored testbed."""
 
-    scenario: Scenario
+    scenarios: tuple[Scenario, ...]
+    together: int
 
 
 class Shrink(msgspec.Struct, frozen=True):
@@ -42,7 +44,13 @@ class Shrink(msgspec.Struct, frozen=True):
     seconds: float
 
 
-Task = Case | Shrink
+Task = Cases | Shrink
+
+
+class CasesReport(msgspec.Struct, frozen=True):
+    """What became of some scenarios."""
+
+    cases: tuple[CaseReport, ...]
 
 
 class Smaller(msgspec.Struct, frozen=True):
@@ -63,7 +71,7 @@ class Lost(msgspec.Struct, frozen=True):
     why: str
 
 
-Report = CaseReport | ShrinkReport | Lost
+Report = CasesReport | ShrinkReport | Lost
 _Message = Report | Smaller | Said
 
 
@@ -194,8 +202,8 @@ def _work(pipe: Connection, factory: Factory, parent: int) -> None:
                 break
             try:
                 runner = runner or factory(lambda line: send(Said(line)))
-                if isinstance(task, Case):
-                    send(run_case(runner, task.scenario))
+                if isinstance(task, Cases):
+                    send(CasesReport(tuple(run_together(runner, task.scenarios, task.together))))
                 else:
                     keep = lambda smaller: send(Smaller(smaller))  # noqa: E731
                     send(shrink_case(runner, task.found, seconds=task.seconds, keep=keep))

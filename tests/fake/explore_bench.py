@@ -15,7 +15,7 @@ from typing import Any
 
 import harness.cli.explore as command
 from harness.cli.main import main
-from harness.explore.case import Runner
+from harness.explore.case import Met, Runner
 from harness.run.result import CaseResult, Finding, StepResult
 from harness.run.session import Session
 from harness.run.verdict import Verdict
@@ -37,7 +37,7 @@ class PaperRunner:
     paper: Paper
     notice: Callable[[str], None]
 
-    def run(self, scenario: Scenario) -> tuple[CaseResult, tuple[str, ...]]:
+    def run(self, scenario: Scenario) -> tuple[CaseResult, Met]:
         paper = self.paper
         if paper.log:
             with (paper.folder / "asked").open("a") as log:
@@ -45,7 +45,7 @@ class PaperRunner:
         time.sleep(paper.seconds)
         self._trouble(scenario)
         verdict, steps = Verdict.PASS, []
-        for index, step in enumerate(scenario.steps):
+        for index, step in enumerate(() if paper.every_case else scenario.steps):
             bad = paper.bad and shows(step)
             finding = Finding(
                 counter="gmem/g0", low=-1, high=-1, observed=0 if bad else -1, noise=0,
@@ -60,18 +60,18 @@ class PaperRunner:
             suite="explore", case=scenario.name, claim="", verdict=verdict, sentence=f"sentence of {scenario.name}",
             seconds=paper.seconds, steps=tuple(steps), evidence="",
         )  # fmt: skip
-        return result, ("punch", type(scenario.steps[0]).__name__)
+        return result, tuple(frozenset(("punch", type(step).__name__)) for step in scenario.steps[: len(steps)])
 
     def _trouble(self, scenario: Scenario) -> None:
         """The process dies: once, or at that case whoever runs it."""
-        if scenario.name == self.paper.dies_at and self._first("died"):
+        if self.paper.dies_at in scenario.name.split("+") and self._first("died"):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.paper.always_dies:
             os._exit(3)
 
     def _other(self, scenario: Scenario, verdict: Verdict) -> Verdict:
         """Verdicts that blame the testbed."""
-        if scenario.name == self.paper.infra_at and self._first("failed"):
+        if self.paper.infra_at in scenario.name.split("+") and self._first("failed"):
             return Verdict.INFRA
         return Verdict(self.paper.every_case) if self.paper.every_case else verdict
 

@@ -29,6 +29,7 @@ from tests.fake.explore_bench import Paper, PaperRunner, explore, shows
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = Shape(cpus=2)
+ONE = ("--together", "1")
 FIRST_BAD = next(seed for seed in range(1000) if any(map(shows, draw_scenario(seed, SHAPE).steps)))
 
 
@@ -109,7 +110,7 @@ def test_nothing_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "close" in record["never"]
     assert (tmp_path / "out" / "results.jsonl").read_text() == ""
     assert len({pid for pid, _, _ in asked(tmp_path)}) == 2, "both workers had work"
-    names = Counter(name for _, name, _ in asked(tmp_path))
+    names = Counter(name for _, names, _ in asked(tmp_path) for name in names.split("+"))
     assert names == Counter(f"random-{seed}" for seed in range(30)), "every seed once, whoever ran it"
     assert len(list(tmp_path.glob("closed-*"))) == 2
     text = capsys.readouterr().out
@@ -143,7 +144,7 @@ def test_found_shrunk_saved_and_counted(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_an_exploration_ends_with_enough_findings(tmp_path: Path) -> None:
-    assert explore(Paper(tmp_path), "--cases", "500", "--findings", "1", "--jobs", "1", "--out", "out") == 1
+    assert explore(Paper(tmp_path), "--cases", "500", "--findings", "1", "--jobs", "1", "--out", "out", *ONE) == 1
     assert told(tmp_path)["cases"] == FIRST_BAD + 1
 
 
@@ -161,7 +162,7 @@ def test_the_corpus_comes_first_but_takes_half_at_most(tmp_path: Path) -> None:
     assert record["corpus_added"] == len(list((tmp_path / "mine").glob("*.yaml"))) == record["combinations"] > 3
     (tmp_path / "asked").unlink()
     (tmp_path / "mine" / "zz.yaml").write_text("name: [")
-    explore(Paper(tmp_path, bad=False), "--cases", "6", "--jobs", "1", "--out", "out2", "--corpus", "mine")
+    explore(Paper(tmp_path, bad=False), "--cases", "6", "--jobs", "1", "--out", "out2", "--corpus", "mine", *ONE)
     names = [name for _, name, _ in asked(tmp_path)]
     assert [name.partition("-")[0] for name in names] == ["corpus"] * 3 + ["random"] * 3
     corpus = Corpus(tmp_path / "mine")
@@ -171,7 +172,7 @@ def test_the_corpus_comes_first_but_takes_half_at_most(tmp_path: Path) -> None:
 
 def test_a_worker_that_dies_loses_its_case_only(tmp_path: Path) -> None:
     paper = Paper(tmp_path, bad=False, dies_at="random-3")
-    assert explore(paper, "--cases", "12", "--jobs", "2", "--out", "out") == 0
+    assert explore(paper, "--cases", "12", "--jobs", "2", "--out", "out", *ONE) == 0
     record = told(tmp_path)
     assert record["counts"] == {"pass": 11, "lost": 1}
     assert len({pid for pid, _, _ in asked(tmp_path)}) == 3
@@ -186,7 +187,7 @@ def test_a_worker_that_dies_while_it_shrinks_leaves_the_finding(tmp_path: Path) 
 
 
 def test_workers_that_always_die_end_it(tmp_path: Path) -> None:
-    assert explore(Paper(tmp_path, always_dies=True, log=False), "--jobs", "2", "--out", "out") == 3
+    assert explore(Paper(tmp_path, always_dies=True, log=False), "--jobs", "2", "--out", "out", *ONE) == 3
     record = told(tmp_path)
     assert record["counts"] == {"lost": exploration.TROUBLE_MOST}
     assert "a worker ended with status 3" in record["sentence"]
