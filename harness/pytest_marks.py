@@ -17,6 +17,8 @@ DECLARED = (
     "gmem(designs, claim, brief, guests): the gmem designs that a case is about (default: all), the claim it"
     " decides, whether a brief run has it (default: yes), and the launches it is about (default: all)"
 )
+REPEAT = "gmem_repeat"
+"""Parameter that pytest counts the repetitions of a case in."""
 _WORDS = {"designs", "claim", "brief", "guests"}
 _MISTAKE = 'write the marker @pytest.mark.gmem(designs=["order0"], claim="C2", brief=False), with at least one of them'
 
@@ -45,13 +47,17 @@ def mark_of(item: pytest.Item) -> Mark:
 
 
 def not_brief(items: Sequence[pytest.Item]) -> list[pytest.Item]:
-    """What a brief run leaves out: of each function about a claim all but its first case, or all where it says so."""
-    left_out, seen = [], set[tuple[Path, str]]()
+    """What a brief run leaves out: of each function about a claim all but its first case, or all where it says so.
+
+    The repetitions of a case are that case.
+    """
+    left_out, first = [], dict[tuple[Path, str], dict[str, object]]()
     for item in items:
         function = item.path, getattr(item, "originalname", item.name)
+        of_call = getattr(item, "callspec", None)
+        case = {name: value for name, value in (of_call.params if of_call else {}).items() if name != REPEAT}
         markers = [marker.kwargs for marker in item.iter_markers("gmem")]
-        another = function in seen and any("claim" in words for words in markers)
+        another = case != first.setdefault(function, case) and any("claim" in words for words in markers)
         if another or any(words.get("brief") is False for words in markers):
             left_out.append(item)
-        seen.add(function)
     return left_out

@@ -27,7 +27,7 @@ import pytest
 
 from harness.errors import GmemError, InfraError, UsageError
 from harness.pytest_case import Case, CaseFailed
-from harness.pytest_marks import DECLARED, mark_of, not_brief
+from harness.pytest_marks import DECLARED, REPEAT, mark_of, not_brief
 from harness.pytest_run import GmemRun
 from harness.run.outcome import verdict_of_error
 from harness.run.result import CaseResult
@@ -81,8 +81,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("gmem_seed", seeds, ids="random-{}".format)
     times = option("gmem_repeat")
     if "gmem" in metafunc.fixturenames and times > 1:
-        metafunc.fixturenames.append("gmem_repeat")
-        metafunc.parametrize("gmem_repeat", range(1, times + 1), ids=_REPEAT.format)
+        metafunc.fixturenames.append(REPEAT)
+        metafunc.parametrize(REPEAT, range(1, times + 1), ids=_REPEAT.format)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -112,7 +112,7 @@ def case_name(item: pytest.Item) -> CaseName:
     if isinstance(item, ScenarioItem):
         return CaseName("scenario", item.scenario.name, f"scenario of {item.path.name}", item.repeat)
     params = getattr(item, "callspec", None)
-    repeat = params.params.get("gmem_repeat", 0) if params else 0
+    repeat = params.params.get(REPEAT, 0) if params else 0
     case = item.name.removeprefix("test_")
     if repeat:
         number = _REPEAT.format(repeat)

@@ -95,6 +95,18 @@ class TestRun:
         names = [result["case"] for result in runs.results()]
         assert names == ["pass[1]", *(f"pass__no_claim[{n}]" for n in (1, 2, 3))]
 
+    def test_brief_cases_are_repeated_as_others(self, runs: Runs) -> None:
+        suite = "@pytest.mark.gmem(claim='C1')\n@pytest.mark.parametrize('n', [1, 2])\n"
+        runs.run(
+            runs.suite(f"{suite}def test_pass(gmem, n):\n    gmem.run(Empty())\n"),
+            "--brief",
+            "--repeat",
+            "3",
+            "--out",
+            "out",
+        )
+        assert [(one["case"], one["repeat"]) for one in runs.results()] == [("pass[1]", n) for n in (1, 2, 3)]
+
 
 class TestReport:
     def report(self, runs: Runs, *words: object) -> int:
