@@ -23,6 +23,7 @@ class Bench:
         self.probe = SimpleNamespace(
             hello=lambda: SimpleNamespace(pid=PROBE),
             place=lambda pid, cpu: self.log.append(("place", pid, cpu)),
+            answer=lambda size, count: self.log.append(("answer", size, count)),
             settle=lambda: self.log.append(("settle",)),
             sample=lambda slot: self.log.append(("sample",)),
         )
@@ -48,7 +49,7 @@ def test_every_cpu_answers_requests_of_every_size() -> None:
     sizes = [1, 2, 4, 8, CALLS_AT_ONCE]
     assert seen == {("settle", cpu, cpu) for cpu in (0, 1)} | {("sample", cpu, cpu) for cpu in (0, 1)} | {
         ("convert", calls, private, cpu, cpu) for cpu in (0, 1) for calls in sizes for private in (True, False)
-    }
+    } | {("answer", size, 24, cpu, cpu) for cpu in (0, 1) for size in (32, 64, 96, 128, 192, 256, 512, 1024, 2048)}
 
 
 def test_what_becomes_private_becomes_shared_again() -> None:
