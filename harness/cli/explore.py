@@ -43,7 +43,9 @@ DEFAULT_TIME = "5m"
 @click.option("--design", default="auto", show_default=True, help="gmem design to judge by; auto reads the kernel.")
 @click.option("--cmdline", default="", help="Added to the command line of the kernel under test.")
 @click.option("--guests", type=click.IntRange(1, 2), default=2, show_default=True, help="Guests of a case at most.")
-@click.option("--chunks", type=click.IntRange(2, 64), default=8, show_default=True, help="2 MiB chunks of a guest.")
+@click.option(
+    "--chunks", type=click.IntRange(2, CHUNKS_MOST), default=8, show_default=True, help="2 MiB chunks of a guest."
+)
 @click.option("--time", "seconds", metavar="TIME", help=f"Begin no case after, e.g. 90s [default: {DEFAULT_TIME}].")
 @click.option("--cases", type=click.IntRange(1, 10_000_000), help="Begin no more than that many cases.")
 @click.option(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -51,6 +52,11 @@ class Budget:
     def passed(self) -> float:
         """Seconds since the start."""
         return self.clock() - self._began
+
+    @property
+    def until(self) -> float:
+        """The time of the clock after which no case may begin."""
+        return math.inf if self.seconds is None else self._began + self.seconds
 
     def spent(self, given: int, found: int) -> bool:
         """Whether no further case may begin, after ``given`` cases were begun and ``found`` things found."""

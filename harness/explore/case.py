@@ -34,6 +34,15 @@ SHOWN_AGAIN = 3
 """Times that a finding is run again before it is said not to show again."""
 
 
+class Behind(msgspec.Struct, frozen=True):
+    """What a scenario showed behind others on their testbed, and not by itself."""
+
+    scenario: Scenario
+    """All of them in one, up to the step that showed it."""
+    result: CaseResult
+    signature: Signature
+
+
 class CaseReport(msgspec.Struct, frozen=True):
     """One scenario that was run."""
 
@@ -43,6 +52,7 @@ class CaseReport(msgspec.Struct, frozen=True):
     signature: Signature | None
     runs: int
     """Times it was run: more than once where the testbed failed."""
+    behind: Behind | None = None
 
 
 class ShrinkReport(msgspec.Struct, frozen=True):

@@ -46,7 +46,7 @@ class Corpus:
                 self.unreadable.append(str(error))
                 continue
             self.loaded += 1
-            yield msgspec.structs.replace(scenario, name=f"corpus-{path.stem}")
+            yield msgspec.structs.replace(scenario, name=f"corpus-{path.stem}", seed=None)
 
     def add(self, scenario: Scenario, rules: Iterable[str]) -> Path | None:
         """Keep the scenario that reached a combination of rules; None when one is known, or the corpus is full.

@@ -25,7 +25,7 @@ from harness.explore.coverage import Coverage
 from harness.explore.draw import Shape, draw_scenario
 from harness.explore.findings import Findings, Found
 from harness.explore.together import fits
-from harness.explore.workers import Cases, CasesReport, Report, Shrink, Task, Worker, Workers
+from harness.explore.workers import Cases, Lost, Over, Report, Shrink, Task, Worker, Workers
 from harness.report.store import OutDir
 from harness.run.result import CaseResult
 from harness.run.verdict import Verdict
@@ -72,7 +72,9 @@ class Exploration:
     case_seconds: float = 0.0
     """What the cases took, added up."""
     waiting: list[Scenario] = field(default_factory=list)
-    """Drawn, and not given to a worker yet: they did not fit to the others."""
+    """Drawn, and not given to a worker yet, or given back by one: they did not fit to the others."""
+    seeds_run: set[int] = field(default_factory=set)
+    """Seeds of the scenarios that were run."""
     _said: float = 0.0
     _trouble: int = 0
     _to_shrink: deque[tuple[Found, CaseReport]] = field(default_factory=deque)
@@ -95,8 +97,8 @@ class Exploration:
 
     def _scenarios(self, earlier: list[Scenario]) -> Iterator[Scenario]:
         """The corpus, for half of the budget at most, then ever further seeds."""
-        for scenario in earlier:
-            if self.budget.half_spent(self.given):
+        for number, scenario in enumerate(earlier):
+            if self.budget.half_spent(number):
                 break
             yield scenario
         while True:
@@ -113,7 +115,7 @@ class Exploration:
                 task = Shrink(report, SHRINK_SECONDS)
                 self._shrinking[id(task)] = found
             elif not self.budget.spent(self.given, len(self.findings.all)):
-                task = Cases(self._batch(source), self.together)
+                task = Cases(self._batch(source), self.together, self.budget.until)
                 self.given += len(task.scenarios)
             else:
                 break
@@ -138,9 +140,11 @@ class Exploration:
 
     def _take(self, worker: Worker, task: Task, report: Report) -> None:
         """What a worker reports about its task."""
-        if isinstance(report, CasesReport):
-            for case in report.cases:
-                self._case(case)
+        if isinstance(report, CaseReport):
+            self._case(report)
+        elif isinstance(report, Over):
+            self.waiting[:0] = worker.left
+            self.given -= len(worker.left)
         elif isinstance(report, ShrinkReport):
             found = self._shrinking.pop(id(task))
             found.shrunk(report)
@@ -148,37 +152,46 @@ class Exploration:
             if report.result is not None:
                 self._keep(report.result)
         elif isinstance(task, Shrink):
+            assert isinstance(report, Lost), "a shrinking ends with its report, or not at all"
             found = self._shrinking.pop(id(task))
             found.left(worker.smaller, f"{report.why} while it was made smaller")
             self.findings.save(found)
         else:
-            lost = len(task.scenarios)
+            lost = len(worker.left)
             self.lost += lost
-            self.note(f"{f'{lost} cases were' if lost > 1 else 'a case was'} lost: {report.why}")
+            self.note(f"{f'{lost} cases were' if lost != 1 else 'a case was'} lost: {report.why}")
             self._cases_are_over(lost)
             self._count_trouble(report.why)
 
     def _case(self, report: CaseReport) -> None:
         """A case is over."""
-        result = report.result
-        self.counts[result.verdict] += 1
+        result, behind = report.result, report.behind
+        counted = behind.result if behind and report.signature is None else result
+        self.counts[counted.verdict] += 1
         self.case_seconds += result.seconds
         self.retried += report.runs - 1
         self._cases_are_over(1)
-        if result.verdict in _WALKED and self.coverage.add(report.rules) and result.verdict is Verdict.PASS:
+        if report.scenario.seed is not None:
+            self.seeds_run.add(report.scenario.seed)
+        if result.verdict in _WALKED and self.coverage.add(report.rules) and counted.verdict is Verdict.PASS:
             self.corpus.add(report.scenario, report.rules)
         if report.signature is not None:
-            found = self.findings.add(report)
-            if found is not None:
-                self._to_shrink.append((found, report))
-            else:
-                result = self._forget(result)
-        if result.verdict is not Verdict.PASS:
+            self._found(report)
+        elif counted.verdict is not Verdict.PASS and not behind:
             self._keep(result)
-        if result.verdict is Verdict.INFRA:
+        if behind:
+            self._found(CaseReport(behind.scenario, behind.result, report.rules, behind.signature, report.runs))
+        if counted.verdict is Verdict.INFRA:
             self._count_trouble(result.sentence)
         else:
             self._trouble = 0
+
+    def _found(self, report: CaseReport) -> None:
+        """A case showed something: it is kept, and made smaller where it is new."""
+        found = self.findings.add(report)
+        if found is not None:
+            self._to_shrink.append((found, report))
+        self._keep(report.result if found is not None else self._forget(report.result))
 
     def _cases_are_over(self, number: int) -> None:
         self.done += number

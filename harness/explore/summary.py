@@ -50,7 +50,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     seeds_used: int
     """Seeds from ``seed`` on that were drawn."""
     seeds_left: tuple[int, ...]
-    """Those of them whose scenarios were not run: the time was over."""
+    """Those of them whose scenarios were not run to their end: the exploration was over before."""
     jobs: int
     together: int
     """Cases on one restored testbed at most."""
@@ -85,7 +85,11 @@ def summary(exploration: Exploration, info: RunInfo, jobs: int) -> Summary:
         design=info.design,
         seed=exploration.seed,
         seeds_used=exploration.drawn,
-        seeds_left=tuple(sorted(one.seed for one in exploration.waiting if one.seed is not None)),
+        seeds_left=tuple(
+            seed
+            for seed in range(exploration.seed, exploration.seed + exploration.drawn)
+            if seed not in exploration.seeds_run
+        ),
         jobs=jobs,
         together=exploration.together,
         seconds=round(seconds, 1),

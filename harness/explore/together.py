@@ -9,12 +9,12 @@ counts; a fault that shows only behind the others is kept as the joined scenario
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, pairwise
 
 import msgspec
 
-from harness.explore.case import CaseReport, Met, Runner, all_of, run_case
+from harness.explore.case import Behind, CaseReport, Met, Runner, all_of, run_case
 from harness.explore.shrink import moved
 from harness.explore.signature import signature
 from harness.run.outcome import outcome
@@ -23,8 +23,9 @@ from harness.run.verdict import Verdict
 from harness.scenario.scenario import Scenario
 from harness.scenario.steps import CHUNK_PAGES, Close, Pressure
 
-CHUNKS_MOST = 64
-"""Chunks of a guest's region at most, for all scenarios together: a testbed's memory has an end."""
+CHUNKS_MOST = 32
+"""Chunks of a guest's region at most, for all scenarios together: half of what its memory has (``LaunchRecord``), for
+its kernel lies there too."""
 
 
 def together_at_most(wanted: int, chunks: int) -> int:
@@ -76,37 +77,68 @@ def _behind(scenario: Scenario, pages: int) -> Scenario:
     return moved(scenario, lambda page: page + pages)
 
 
-def run_together(runner: Runner, scenarios: Sequence[Scenario], wanted: int) -> Iterator[CaseReport]:
-    """The report of each of some scenarios that fit together, ``wanted`` at most on a testbed; in any order."""
+def run_together(
+    runner: Runner, scenarios: Sequence[Scenario], wanted: int, over: Callable[[], bool] = lambda: False
+) -> Iterator[CaseReport]:
+    """The report of each of some scenarios that fit together, ``wanted`` at most on a testbed; in any order.
+
+    It ends early, without the others, behind one that shows something, and once ``over`` says so; but not before the
+    first testbed.
+    """
     left = sorted(scenarios, key=last)
     room = together_at_most(wanted, left[0].chunks) if left else 1
-    while left:
+    while left and (len(left) == len(scenarios) or not over()):
         if room == 1 or alone(left[0]):
-            yield run_case(runner, left.pop(0))
+            reports = iter([run_case(runner, left[0])])
+        else:
+            reports = _run_joined(runner, left[:room], room)
+        for report in reports:
+            yield report
+            left.remove(report.scenario)
+            if report.signature or report.behind:
+                return
+
+
+def _run_joined(runner: Runner, scenarios: list[Scenario], room: int) -> Iterator[CaseReport]:
+    """The reports of the scenarios that were walked when they were run as one."""
+    result, met = runner.run(join(scenarios, room))
+    ends = list(accumulate(len(scenario.steps) for scenario in scenarios))
+    suspects = _suspects(result, ends)
+    for scenario, end in zip(scenarios[: suspects.start], ends, strict=False):
+        yield _passed(scenario, result, met, end)
+    reports = [run_case(runner, scenarios[number]) for number in suspects]
+    guilty = next((place for place, report in enumerate(reports) if report.signature), len(reports) - 1)
+    for place, (number, report) in enumerate(zip(suspects, reports, strict=True)):
+        shown = signature(result) if place == guilty else None
+        if shown is not None and shown != report.signature:
+            whole = join(scenarios[: number + 1], room)
+            if result.verdict is Verdict.DEVIATES:
+                whole = msgspec.structs.replace(whole, steps=whole.steps[: len(result.steps)])
+            yield msgspec.structs.replace(report, behind=Behind(whole, result, shown))
             continue
-        now = left[:room]
-        whole = join(now, room)
-        result, met = runner.run(whole)
-        ends = list(accumulate(len(scenario.steps) for scenario in now))
-        bad = _first_bad(result, ends)
-        for scenario, end in zip(now[:bad], ends, strict=False):
-            yield _passed(scenario, result, met, end)
-        if bad < len(now):
-            yield _by_itself(runner, now[bad], whole, result, met)
-        left = left[bad + (bad < len(now)) :]
+        if place == guilty:
+            runner.drop(result)
+        yield msgspec.structs.replace(report, runs=report.runs + (result.verdict is Verdict.INFRA))
 
 
-def _first_bad(result: CaseResult, ends: Sequence[int]) -> int:
-    """Which of the joined scenarios did not pass, by the numbers of steps up to the end of each; ``len(ends)``: none.
+def _suspects(result: CaseResult, ends: Sequence[int]) -> range:
+    """Which of the joined scenarios may be why the whole did not pass, by the numbers of steps up to the end of each.
 
-    A step that deviates is in the result; one in which the kernel crashed or the testbed failed is not.
+    A step that deviates is in the result.  One in which the kernel crashed or the testbed failed is there or not: a
+    kernel that prints a crash and goes on has ended its step.  Between two scenarios it may have been either.
     """
     if result.verdict is Verdict.PASS:
-        return len(ends)
-    for number, (start, end) in enumerate(pairwise((0, *ends))):
-        if len(result.steps) < end or outcome(list(result.steps[start:end]))[0] is not Verdict.PASS:
-            return number
-    return len(ends) - 1
+        return range(len(ends), len(ends))
+    bounds = list(pairwise((0, *ends)))
+    for number, (start, end) in enumerate(bounds):
+        own = list(result.steps[start:end])
+        if outcome(own)[0] is not Verdict.PASS:
+            return range(number, number + 1)
+        if len(result.steps) == end:
+            return range(number, min(number + 2, len(ends)))
+        if len(result.steps) < end:
+            return range(number, number + 1)
+    return range(len(ends) - 1, len(ends))
 
 
 def _passed(scenario: Scenario, result: CaseResult, met: Met, end: int) -> CaseReport:
@@ -119,18 +151,3 @@ def _passed(scenario: Scenario, result: CaseResult, met: Met, end: int) -> CaseR
         result, case=scenario.name, verdict=verdict, sentence=sentence, seconds=seconds, steps=tuple(steps), evidence=""
     )
     return CaseReport(scenario, one, all_of(met[own]), None, 1)
-
-
-def _by_itself(runner: Runner, scenario: Scenario, whole: Scenario, result: CaseResult, met: Met) -> CaseReport:
-    """The report of a scenario that did not pass behind others, run again on a testbed of its own.
-
-    Where nothing shows there, what the others had to do with it: the joined scenario up to the step that showed it.
-    """
-    report = run_case(runner, scenario)
-    shown = signature(result)
-    if report.signature is None and shown is not None:
-        runner.drop(report.result)
-        steps = whole.steps[: max(1, len(result.steps) + (result.verdict is Verdict.CRASH))]
-        return CaseReport(msgspec.structs.replace(whole, steps=steps), result, all_of(met), shown, report.runs)
-    runner.drop(result)
-    return msgspec.structs.replace(report, runs=report.runs + (result.verdict is Verdict.INFRA))

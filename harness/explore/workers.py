@@ -8,9 +8,11 @@ is given back) when it is told to, when it is interrupted, and when the parent i
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,10 +33,18 @@ END_SECONDS = 30.0
 
 
 class Cases(msgspec.Struct, frozen=True):
-    """A task: run these scenarios, ``together`` at most on a restored testbed."""
+    """A task: run these scenarios, ``together`` at most on a restored testbed; go on with none after ``until``.
+
+    ``until`` is a time of CLOCK_MONOTONIC, which is the same in every process.
+    """
 
     scenarios: tuple[Scenario, ...]
     together: int
+    until: float = math.inf
+
+    def is_over(self) -> bool:
+        """Whether no further scenario may begin."""
+        return time.monotonic() >= self.until
 
 
 class Shrink(msgspec.Struct, frozen=True):
@@ -47,10 +57,8 @@ class Shrink(msgspec.Struct, frozen=True):
 Task = Cases | Shrink
 
 
-class CasesReport(msgspec.Struct, frozen=True):
-    """What became of some scenarios."""
-
-    cases: tuple[CaseReport, ...]
+class Over(msgspec.Struct, frozen=True):
+    """The end of the task :class:`Cases`: what was not reported before it was not begun."""
 
 
 class Smaller(msgspec.Struct, frozen=True):
@@ -71,7 +79,7 @@ class Lost(msgspec.Struct, frozen=True):
     why: str
 
 
-Report = CasesReport | ShrinkReport | Lost
+Report = CaseReport | ShrinkReport | Over | Lost
 _Message = Report | Smaller | Said
 
 
@@ -84,6 +92,8 @@ class Worker:
     task: Task | None = None
     smaller: Scenario | None = None
     """The smallest scenario of the task in hand."""
+    left: list[Scenario] = field(default_factory=list)
+    """Scenarios of the task in hand that were not reported yet."""
 
 
 @dataclass
@@ -123,6 +133,7 @@ class Workers:
     def give(self, worker: Worker, task: Task) -> None:
         """Give a task to an idle worker; that it is dead shows in :meth:`reports`."""
         worker.task, worker.smaller = task, None
+        worker.left = list(task.scenarios) if isinstance(task, Cases) else []
         with suppress(OSError):
             worker.pipe.send(task)
 
@@ -143,8 +154,12 @@ class Workers:
             elif isinstance(message, Smaller):
                 worker.smaller = message.scenario
             else:
-                task, worker.task = worker.task, None
+                task = worker.task
                 assert task is not None, "a worker without a task reports nothing"
+                if isinstance(message, CaseReport):
+                    worker.left.remove(message.scenario)
+                else:
+                    worker.task = None
                 yield worker, task, message
 
     def _replace(self, worker: Worker) -> Lost:
@@ -203,7 +218,9 @@ def _work(pipe: Connection, factory: Factory, parent: int) -> None:
             try:
                 runner = runner or factory(lambda line: send(Said(line)))
                 if isinstance(task, Cases):
-                    send(CasesReport(tuple(run_together(runner, task.scenarios, task.together))))
+                    for report in run_together(runner, task.scenarios, task.together, task.is_over):
+                        send(report)
+                    send(Over())
                 else:
                     keep = lambda smaller: send(Smaller(smaller))  # noqa: E731
                     send(shrink_case(runner, task.found, seconds=task.seconds, keep=keep))

@@ -41,8 +41,8 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def told(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "out" / "explore.json").read_text())
+def told(folder: Path, out: str = "out") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / out / "explore.json").read_text())
     return found
 
 
@@ -144,8 +144,12 @@ def test_found_shrunk_saved_and_counted(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_an_exploration_ends_with_enough_findings(tmp_path: Path) -> None:
-    assert explore(Paper(tmp_path), "--cases", "500", "--findings", "1", "--jobs", "1", "--out", "out", *ONE) == 1
-    assert told(tmp_path)["cases"] == FIRST_BAD + 1
+    assert explore(Paper(tmp_path), "--cases", "500", "--findings", "1", "--jobs", "1", "--out", "out") == 1
+    record = told(tmp_path)
+    assert record["counts"]["deviates"] == 1
+    assert record["cases"] + len(record["seeds_left"]) == record["seeds_used"]
+    assert explore(Paper(tmp_path), "--cases", "500", "--findings", "1", "--jobs", "1", "--out", "alone", *ONE) == 1
+    assert told(tmp_path, "alone")["cases"] == FIRST_BAD + 1
 
 
 def test_time_is_kept(tmp_path: Path) -> None:
@@ -162,9 +166,11 @@ def test_the_corpus_comes_first_but_takes_half_at_most(tmp_path: Path) -> None:
     assert record["corpus_added"] == len(list((tmp_path / "mine").glob("*.yaml"))) == record["combinations"] > 3
     (tmp_path / "asked").unlink()
     (tmp_path / "mine" / "zz.yaml").write_text("name: [")
-    explore(Paper(tmp_path, bad=False), "--cases", "6", "--jobs", "1", "--out", "out2", "--corpus", "mine", *ONE)
-    names = [name for _, name, _ in asked(tmp_path)]
-    assert [name.partition("-")[0] for name in names] == ["corpus"] * 3 + ["random"] * 3
+    explore(Paper(tmp_path, bad=False), "--cases", "6", "--jobs", "1", "--out", "out2", "--corpus", "mine")
+    names = [name for _, names, _ in asked(tmp_path) for name in names.split("+")]
+    assert sorted(name.partition("-")[0] for name in names) == ["corpus"] * 3 + ["random"] * 3
+    assert names[0].startswith("corpus")
+    assert told(tmp_path, "out2")["seeds_left"] == []
     corpus = Corpus(tmp_path / "mine")
     assert corpus.add(draw_scenario(7, SHAPE), ("punch", "more")) is not None
     assert corpus.add(draw_scenario(8, SHAPE), ("more", "punch")) is None, "one for a combination"

@@ -91,9 +91,9 @@ def test_what_fits_together() -> None:
     assert not fits(plain, [pressed])
 
 
-def test_a_testbed_has_64_chunks_at_most() -> None:
-    assert [together_at_most(4, chunks) for chunks in (2, 8, 16, 17, 32, 33, 64, 65)] == [4, 4, 4, 3, 2, 1, 1, 1]
-    assert together_at_most(100, 8) == 8
+def test_a_testbed_has_32_chunks_at_most() -> None:
+    assert [together_at_most(4, chunks) for chunks in (2, 8, 16, 17, 32, 33, 64, 65)] == [4, 4, 2, 1, 1, 1, 1, 1]
+    assert together_at_most(100, 8) == 4
 
 
 # -- who is told what
@@ -104,8 +104,12 @@ class Kernel:
     """Runs scenarios on paper: ``bad`` says which step deviates, of all that were walked up to it on that testbed."""
 
     bad: Callable[[tuple[Step, ...]], bool] = lambda steps: False
+    counter: Callable[[tuple[Step, ...]], str] = lambda steps: "gmem/g0"
     ends: Callable[[Scenario], Verdict | None] = lambda scenario: None
     """A verdict that ends a whole scenario before its first step."""
+    crashes: Callable[[Step], bool] = lambda step: False
+    ended: bool = True
+    """Whether a step that crashes the kernel comes to its end."""
     asked: list[Scenario] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
 
@@ -118,7 +122,12 @@ class Kernel:
             for index in range(len(scenario.steps)):
                 off = self.bad(scenario.steps[: index + 1])
                 kind = Verdict.DEVIATES if off else Verdict.PASS
-                walked.append(step(index, finding("gmem/g0", 0, 1 if off else 0, verdict=kind)))
+                if self.crashes(scenario.steps[index]):
+                    walked += [step(index)] if self.ended else []
+                    verdict = Verdict.CRASH
+                    break
+                counter = self.counter(scenario.steps[: index + 1])
+                walked.append(step(index, finding(counter, 0, 1 if off else 0, verdict=kind)))
                 if off:
                     verdict = Verdict.DEVIATES
                     break
@@ -132,7 +141,7 @@ class Kernel:
         pass
 
 
-def told(reports: Iterator[CaseReport]) -> dict[str, str]:
+def told(reports: list[CaseReport]) -> dict[str, str]:
     return {report.scenario.name: report.result.verdict.value for report in reports}
 
 
@@ -159,74 +168,111 @@ def test_all_pass_on_one_testbed() -> None:
         assert not report.result.evidence
 
 
-def test_what_deviates_is_run_by_itself_and_the_rest_goes_on() -> None:
+def test_what_deviates_is_run_by_itself_and_the_others_wait() -> None:
     kernel = Kernel(bad=lambda steps: isinstance(steps[-1], Populate))
     reports = list(run_together(kernel, [B, A, C, END], ROOM))
-    assert [one.name for one in kernel.asked] == ["b+a+c+end", "a", "c+end"]
-    assert told(iter(reports)) == {"b": "pass", "a": "deviates", "c": "pass", "end": "pass"}
+    assert [one.name for one in kernel.asked] == ["b+a+c+end", "a"]
+    assert told(reports) == {"b": "pass", "a": "deviates"}, "whoever asked decides whether it goes on"
     shown = reports[1]
     assert shown.scenario == A
     assert shown.result.case == "a", "what counts was seen on a testbed of its own"
     assert shown.signature is not None
+    assert shown.behind is None
     assert kernel.dropped == ["b+a+c+end"]
 
 
-def test_what_shows_only_behind_others_is_kept_with_them() -> None:
-    def third(steps: tuple[Step, ...]) -> bool:
-        return sum(isinstance(one, Convert) for one in steps) == 3
+def third(steps: tuple[Step, ...]) -> bool:
+    return sum(isinstance(one, Convert) for one in steps) == 3
 
+
+def test_what_shows_only_behind_others_is_kept_with_them() -> None:
     kernel = Kernel(bad=third)
     reports = list(run_together(kernel, [A, B, C, END], ROOM))
-    assert [one.name for one in kernel.asked] == ["a+b+c+end", "c", "end"]
-    assert told(iter(reports)) == {"a": "pass", "b": "pass", "a+b+c+end": "deviates", "end": "pass"}
-    kept = reports[2].scenario
-    assert third(kept.steps), "up to the step that showed it"
-    assert len(kept.steps) == 5
-    kept.check()
-    assert reports[2].signature is not None
-    assert kernel.dropped == ["c"]
+    assert [one.name for one in kernel.asked] == ["a+b+c+end", "c"]
+    assert told(reports) == {"a": "pass", "b": "pass", "c": "pass"}
+    behind = reports[2].behind
+    assert behind is not None
+    assert behind.scenario.name == "a+b+c"
+    assert third(behind.scenario.steps), "up to the step that showed it"
+    assert len(behind.scenario.steps) == 5
+    behind.scenario.check()
+    assert behind.result.verdict is Verdict.DEVIATES
+    assert reports[2].rules == ("rule-Convert", "rule-PunchHole"), "its own, not those of the others"
+    assert kernel.dropped == []
+
+
+def test_another_thing_behind_others_is_a_finding_of_its_own() -> None:
+    kernel = Kernel(
+        bad=lambda steps: third(steps) or (isinstance(steps[-1], PunchHole) and len(steps) == 1),
+        counter=lambda steps: "gmem/g0" if third(steps) else "nr_unevictable",
+    )
+    report = list(run_together(kernel, [A, B, C], ROOM))[-1]
+    assert report.scenario == C
+    assert report.behind is not None
+    assert report.signature is not None
+    assert (report.signature.what, report.behind.signature.what) == ("nr_unevictable too high", "gmem/gN too high")
 
 
 @pytest.mark.parametrize("kind", [Verdict.INFRA, Verdict.INCONCLUSIVE, Verdict.SKIP])
 def test_trouble_of_the_shared_testbed_is_nobodys_fault(kind: Verdict) -> None:
     kernel = Kernel(ends=lambda one: kind if "+" in one.name else None)
     reports = list(run_together(kernel, [A, B, C], ROOM))
-    assert told(iter(reports)) == {"a": "pass", "b": "pass", "c": "pass"}
+    assert told(reports) == {"a": "pass", "b": "pass", "c": "pass"}
     assert [one.name for one in kernel.asked] == ["a+b+c", "a", "b+c", "b", "c"]
     assert [report.runs for report in reports] == ([2, 2, 1] if kind is Verdict.INFRA else [1, 1, 1])
     assert all(report.signature is None for report in reports)
 
 
-def test_a_crash_is_the_next_step_s() -> None:
-    def crashes(one: Scenario) -> Verdict | None:
-        return Verdict.CRASH if any(isinstance(each, PunchHole) for each in one.steps) else None
+PUNCHES = scenario("punches", private(0), PunchHole(at(0)))
 
-    kernel = Kernel(ends=crashes)
-    reports = list(run_together(kernel, [C, A], ROOM))
-    assert told(iter(reports)) == {"c": "crash", "a": "pass"}
-    assert reports[0].scenario == C
+
+@pytest.mark.parametrize("ended", [True, False], ids=["goes-on", "stops"])
+def test_a_crash_is_whose_step_it_was(ended: bool) -> None:
+    """A kernel that goes on has ended its step; the last step of a scenario is not the next one's."""
+    kernel = Kernel(crashes=lambda step: isinstance(step, PunchHole), ended=ended)
+    reports = list(run_together(kernel, [B, PUNCHES, A], ROOM))
+    assert told(reports)["punches"] == "crash"
+    assert told(reports)["b"] == "pass"
+    assert all(report.behind is None for report in reports)
+    assert [report.scenario for report in reports if report.signature] == [PUNCHES]
+
+
+def test_a_crash_that_only_others_bring_about_is_kept_with_them() -> None:
+    kernel = Kernel(crashes=lambda step: isinstance(step, PunchHole) and step.range.start >= PAGES)
+    reports = list(run_together(kernel, [B, PUNCHES, A], ROOM))
+    assert told(reports) == {"b": "pass", "punches": "pass", "a": "pass"}
+    [behind] = [report.behind for report in reports if report.behind]
+    assert behind.result.verdict is Verdict.CRASH
+    assert any(isinstance(one, PunchHole) for one in behind.scenario.steps)
 
 
 def test_nobody_is_lost_or_told_twice() -> None:
     """Whichever of them deviates, by itself or behind others, in whatever order they come."""
-    parts = [A, B, C, END]
-    for order in permutations(parts):
+    for order in permutations([A, B, C, END]):
         for wanted in (1, 2, 3, 4):
             for bad in range(1, 8):
                 kernel = Kernel(bad=lambda steps, bad=bad: len(steps) == bad)
-                reports = list(run_together(kernel, order, wanted))
-                names = sorted(report.result.case.split("+")[0] for report in reports)
-                assert len(reports) == len(parts), names
-                assert not (wanted == 1 and any("+" in one.name for one in kernel.asked))
+                left, names = list(order), []
+                while left:
+                    reports = list(run_together(kernel, left, wanted))
+                    names += [report.scenario.name for report in reports]
+                    left = [one for one in left if one.name not in names]
+                assert sorted(names) == ["a", "b", "c", "end"]
                 assert max(one.name.count("+") for one in kernel.asked) < wanted
+
+
+def test_none_begins_once_it_is_over() -> None:
+    kernel = Kernel()
+    reports = list(run_together(kernel, [A, B, C, END], 2, lambda: True))
+    assert told(reports) == {"a": "pass", "b": "pass"}
 
 
 def test_one_that_is_left_has_the_same_testbed() -> None:
     kernel = Kernel()
     list(run_together(kernel, [A], ROOM))
     assert kernel.asked[0].chunks == ROOM * 8, "another size would have to be booted"
-    list(run_together(kernel, [scenario("large", private(0), chunks=64)], ROOM))
-    assert kernel.asked[1].chunks == 64
+    list(run_together(kernel, [scenario("large", private(0), chunks=32)], ROOM))
+    assert kernel.asked[1].chunks == 32
     list(run_together(kernel, [scenario("pressed", Pressure("fragment"))], ROOM))
     assert kernel.asked[2].chunks == 8, "how much memory there is decides what pressure does"
 
