@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from harness.run.verdict import Verdict
 from tests.emulated.conftest import Gmem
 from tests.planted.faults import FAULTS
@@ -41,3 +44,16 @@ def test_a_planted_fault_does_not_escape_and_can_be_run_again(gmem_cli: Gmem) ->
     again = gmem_cli.run(str(ended.out / found[0]["evidence"] / "scenario.yaml"), "--patch", str(FAULT))
     assert again.code == Verdict.DEVIATES.exit_code
     assert [step["text"] for step in again.cases[0]["steps"]] == [step["text"] for step in found[0]["steps"]]
+
+
+def test_scenarios_that_share_a_testbed_hold_too(gmem_cli: Gmem, tmp_path: Path) -> None:
+    """Four at a time, each on its own chunks of the region: nobody's pages and tables are in another one's way."""
+    words = ("--guests", "1", "--cases", "8", "--jobs", "1", "--corpus", str(tmp_path / "corpus"))
+    ended = gmem_cli.run(*words, command="explore")
+    assert ended.code == 0, ended.stdout + ended.stderr
+    told = json.loads((ended.out / "explore.json").read_text())
+    assert told["counts"] == {"pass": 8}
+    assert (told["together"], told["seeds_used"], told["seeds_left"]) == (4, 8, [])
+    assert {"punch", "fault", "allocate", "zap", "per-cpu-lists"} <= set(told["rules"])
+    kept = sum(path.name.startswith("explore-") for path in (ended.out / "evidence").iterdir())
+    assert kept == 0, "what passed leaves nothing"
