@@ -99,7 +99,7 @@ _GUEST_CRASHED = re.compile(r"guest \S+ printed: .*")
 def guest_crashed(result: CaseResult) -> str:
     """What the kernel of a guest printed, as text; '' where no guest crashed, or the kernel under test did too.
 
-    A guest of the emulated host runs under nested emulation, which is not perfect: seen once in some 4,400 cases, a
+    A guest of the emulated host runs under nested emulation, which is not perfect: seen once in some 4,300 cases, a
     WARN of the guest's timers right after the restore (kernel/time/hrtimer.c, ``base->running != timer``), before the
     first step.  What the kernel under test does to its guest it does again from the same saved state.
     """
