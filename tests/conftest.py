@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Hypothesis without deadlines: a busy machine takes any time, and what things cost is for ``benchmarks/``.
+"""What tests need wherever they are started from.
+
+A shell that puts them into the background has them ignore SIGINT, nohup has them ignore SIGHUP, and so would every
+program that they start, among them those that are interrupted: both have their effects again.
+
+Hypothesis without deadlines: a busy machine takes any time, and what things cost is for ``benchmarks/``.
 
 ``GMEM_SAME_EXAMPLES=1`` draws the same examples each time, so that CI judges the change and not the draw; without it
 each run looks elsewhere, which is how these tests find something.
@@ -10,9 +15,15 @@ In a campaign of ``tests.mutation`` (GMEM_MUTATION: examples at most) searches a
 from __future__ import annotations
 
 import os
+import signal
 
 import hypothesis
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 MOST_EXAMPLES = int(os.environ.get("GMEM_MUTATION", "0"))
 
