@@ -6,8 +6,6 @@ Pure: steps in, verdict and sentence out.
 
 from __future__ import annotations
 
-import re
-
 from harness.errors import (
     CrashError,
     GmemError,
@@ -19,7 +17,7 @@ from harness.errors import (
     UsageError,
 )
 from harness.run.judge import sentence
-from harness.run.result import CaseResult, Finding, StepResult
+from harness.run.result import Finding, StepResult
 from harness.run.verdict import Verdict, worst
 
 CLASSES: tuple[tuple[type[GmemError], Verdict], ...] = (
@@ -91,22 +89,6 @@ def _distance(finding: Finding) -> int:
     """How far outside its bound an observation lies."""
     assert finding.observed is not None, "an unobserved counter does not deviate"
     return max(finding.low - finding.observed, finding.observed - finding.high)
-
-
-_GUEST_CRASHED = re.compile(r"guest \S+ printed: .*")
-
-
-def guest_crashed(result: CaseResult) -> str:
-    """What the kernel of a guest printed, as text; '' where no guest crashed, or the kernel under test did too.
-
-    A guest of the emulated host runs under nested emulation, which is not perfect: seen once in some 4,300 cases, a
-    WARN of the guest's timers right after the restore (kernel/time/hrtimer.c, ``base->running != timer``), before the
-    first step.  What the kernel under test does to its guest it does again from the same saved state.
-    """
-    if result.verdict is not Verdict.CRASH:
-        return ""
-    crashed = _GUEST_CRASHED.match(result.sentence)
-    return crashed[0] if crashed else ""
 
 
 def outcome(steps: list[StepResult]) -> tuple[Verdict, str]:

@@ -46,7 +46,7 @@ from harness.run.facts import choose_design, host_facts
 from harness.run.handover import reach_with_kernel
 from harness.run.lab import CONFIDENTIAL_GUEST, make_lab, remote_testbeds
 from harness.run.options import EMULATED, RunOptions, check_options
-from harness.run.outcome import guest_crashed, pages_in_flight, rejected_window, verdict_of_error
+from harness.run.outcome import pages_in_flight, rejected_window, verdict_of_error
 from harness.run.result import CaseResult, RunInfo
 from harness.run.runner import CaseName, run_scenario
 from harness.run.sharpness import sharpness
@@ -304,12 +304,10 @@ class Session:
 
         That is no rerun of a failed case.  A window is rejected by counters that guest_memfd cannot move, where they
         explain all that is off; and a few pages that no counter names have to show twice, from the same saved state: in
-        the same step, the same counters by the same amounts.  What is in flight shows elsewhere, or not at all.  And
-        where guests run under nested emulation, a guest's kernel has to crash twice.
+        the same step, the same counters by the same amounts.  What is in flight shows elsewhere, or not at all.
         Every attempt keeps its evidence, and the result says that it was not the first.
         """
         before: list[str] = []
-        crashed = False
         for attempt in range(1, MEASURE_AT_MOST + 1):
             folder = self.evidence(f"{name.suite}-{name.case}" + (f"-{name.repeat}" if name.repeat > 1 else ""))
             result = run_scenario(
@@ -327,23 +325,15 @@ class Session:
             )
             steps = list(result.steps)
             rejected, in_flight = rejected_window(steps), pages_in_flight(steps)
-            crash = guest_crashed(result) if self._emulated else ""
             stands = not (rejected or in_flight) or (not rejected and in_flight in before)
-            if crash:
-                stands, crashed = crashed, True
             if stands or attempt == MEASURE_AT_MOST:
                 break
-            before.append(crash or rejected or in_flight)
+            before.append(rejected or in_flight)
             self.notice(f"{name.suite}/{name.case}: {result.sentence}; measuring again")
         if before:
             told = f"{result.sentence} (measured {len(before) + 1} times; before: {'; '.join(before)})"
             result = msgspec.structs.replace(result, sentence=told)
         return result
-
-    @property
-    def _emulated(self) -> bool:
-        """Whether guests run under nested emulation."""
-        return self.host is None or self.host.transport == EMULATED
 
     def info(self, command: tuple[str, ...], *, ended_by: tuple[Verdict, str] | None = None) -> RunInfo:
         """The record of the run; ``ended_by`` overrides the verdict when the run ended before its cases did."""

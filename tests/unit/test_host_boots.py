@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,10 +15,11 @@ from harness.cache import ContentCache
 from harness.errors import CrashError, GmemError, InfraError, NoBootError
 from harness.host.emulated.machine import MemoryFiles
 from harness.host.emulated.prepare import Clock
-from harness.host.emulated.state import TestbedSpec
-from harness.host.emulated.testbed import BOOTS_AT_MOST, Lab
+from harness.host.emulated.state import TestbedSpec, TestbedState
+from harness.host.emulated.testbed import BOOTS_AT_MOST, Lab, Testbed
 from harness.host.frames import ChannelTimeout
 from harness.host.probe import ProbeError
+from harness.host.probed import GuestCrash
 
 SPEC = TestbedSpec.of(guests=1)
 
@@ -109,23 +111,50 @@ def silent_probe() -> ProbeError:
     return error
 
 
-@pytest.mark.parametrize("end", [ChannelTimeout("agent of g0 did not answer"), silent_probe()])
-def test_a_restored_testbed_that_is_silent_is_restored_again_and_said(
+WARN = GuestCrash("guest g0 printed: WARNING: kernel/time/hrtimer.c:2101 (line 1 of g0-console.txt)")
+
+
+@pytest.mark.parametrize("end", [ChannelTimeout("agent of g0 did not answer"), silent_probe(), WARN])
+def test_a_restored_testbed_that_did_not_come_back_is_restored_again_and_said(
     end: GmemError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lab, evidence, given = restore(tmp_path, monkeypatch, [end, None])
     assert lab.restored(SPEC, tmp_path, evidence, Clock()) is given[1]
-    assert "did not answer); restoring it again" in (tmp_path / "notices").read_text()
+    assert f"({end}); restoring it again" in (tmp_path / "notices").read_text()
     assert (evidence / "restore-1" / "host-console.txt").read_text() == "restore 0"
     assert (evidence / "host-console.txt").read_text() == "restore 1"
     assert (evidence / "scenario.yaml").exists()
 
 
-def test_a_testbed_that_is_silent_twice_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lab, evidence, given = restore(tmp_path, monkeypatch, [ChannelTimeout("first"), ChannelTimeout("second")])
-    with pytest.raises(ChannelTimeout, match="second"):
+@pytest.mark.parametrize("kind", [ChannelTimeout, GuestCrash])
+def test_a_testbed_that_comes_back_like_that_twice_is_given_up(
+    kind: type[GmemError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab, evidence, given = restore(tmp_path, monkeypatch, [kind("first"), kind("second")])
+    with pytest.raises(kind, match="second"):
         lab.restored(SPEC, tmp_path, evidence, Clock())
     assert len(given) == 2
+
+
+@pytest.mark.parametrize(("who", "kind"), [("g0", GuestCrash), ("host", CrashError)])
+def test_what_is_printed_on_the_way_back_is_read(
+    who: str, kind: type[GmemError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though everybody answers: a kernel that warns goes on."""
+    answers = SimpleNamespace(hello=lambda *words, **more: None)
+    state = SimpleNamespace(guests=[SimpleNamespace(name="g0")], form=None)
+    testbed = Testbed.__new__(Testbed)
+    testbed.spec, testbed.evidence = SPEC, tmp_path
+    testbed.machine = SimpleNamespace(load=lambda *words: None, resume=lambda: None)  # type: ignore[assignment]
+    channels = SimpleNamespace(greeted=set(), probe=answers, agents={"g0": answers})
+    testbed.channels = channels  # type: ignore[assignment]
+    monkeypatch.setattr(TestbedState, "load", lambda path: state)
+    testbed.load(tmp_path, Clock())
+    said = "[   17.4] WARNING: kernel/time/hrtimer.c:2101 at __hrtimer_run_queues+0x175/0x1af, CPU#0: kworker/0:0/8\n"
+    (tmp_path / f"{who}-console.txt").write_text(said)
+    with pytest.raises(CrashError, match="hrtimer") as caught:
+        testbed.load(tmp_path, Clock())
+    assert type(caught.value) is kind
 
 
 @pytest.mark.parametrize("end", [CrashError("oops"), InfraError("QEMU ended with status 1")])

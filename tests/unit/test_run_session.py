@@ -215,46 +215,6 @@ class TestDisturbedWindows:
         assert make(FakeLab(tmp_path)).run(ONE, name("x")).verdict is Verdict.INCONCLUSIVE
         assert len(folders) == MEASURE_AT_MOST
 
-    def crash(self, who: str, title: str = "WARNING: kernel/time/hrtimer.c:2101") -> CaseResult:
-        return case("x", Verdict.CRASH, step(0), sentence=f"{who} printed: {title} (line 1 of g0-console.txt)")
-
-    def test_a_guest_under_nested_emulation_has_to_crash_twice(
-        self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        folders = self.results([self.crash("guest g0"), case("x")], monkeypatch)
-        result = make(FakeLab(tmp_path)).run(ONE, name("x"))
-        assert result.verdict is Verdict.PASS
-        assert "measured 2 times; before: guest g0 printed: WARNING: kernel/time/hrtimer.c:2101" in result.sentence
-        assert len(folders) == 2
-
-    def test_a_guest_that_crashes_again_somewhere_else_has_crashed_twice(
-        self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        attempts = [
-            self.crash("guest g0"),
-            self.disturbed(),
-            self.crash("guest g1", "BUG: unable to handle page fault"),
-        ]
-        folders = self.results([*attempts, case("x")], monkeypatch)
-        assert make(FakeLab(tmp_path)).run(ONE, name("x")).verdict is Verdict.CRASH
-        assert len(folders) == 3
-
-    def test_the_kernel_under_test_has_to_crash_once(
-        self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        folders = self.results([self.crash("the kernel under test"), case("x")], monkeypatch)
-        assert make(FakeLab(tmp_path)).run(ONE, name("x")).verdict is Verdict.CRASH
-        assert len(folders) == 1
-
-    def test_a_guest_on_another_host_has_to_crash_once(
-        self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        folders = self.results([self.crash("guest g0"), case("x")], monkeypatch)
-        session = make(FakeLab(tmp_path))
-        monkeypatch.setattr(type(session), "_emulated", False)
-        assert session.run(ONE, name("x")).verdict is Verdict.CRASH
-        assert len(folders) == 1
-
     def test_a_deviation_is_measured_once(self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         wrong = case("x", Verdict.DEVIATES, step(0, finding("nr_file_pages", 0, -8, verdict=Verdict.DEVIATES)))
         folders = self.results([wrong, case("x")], monkeypatch)
