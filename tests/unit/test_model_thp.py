@@ -11,18 +11,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from test_model_contents import scenario_of
 from test_model_golden import FACTS, Bound
 
 from harness.errors import UsageError
-from harness.model import pages
-from harness.model.aligned import Blocks, size_name
+from harness.model.aligned import size_name
 from harness.model.designs import design_named
 from harness.model.facts import HostFacts
 from harness.model.predict import predict
-from harness.model.splitting import buddy_pieces, cut
 
 START = {
     "gmem/g0": 7, "gmem/g1": 0, "thp_split_page": 3, "thp_split_page_failed": 0, "thp_file_alloc": 0,
@@ -354,14 +350,6 @@ def test_every_bound_has_a_reason_that_reads(name):
                 assert "{" not in reason.text, reason.text
 
 
-@pytest.mark.parametrize("page", [0, 100, 256, 511])
-def test_a_hole_of_one_page_leaves_a_folio_of_each_order(page):
-    """Measured on shmem: one each of order 8 to 0."""
-    done = cut(Blocks().add(9, 1), page, page + 1, dirty=0, held=0, uniform=False)
-    assert [(order, starts.bit_count()) for order, starts in done.folios] == [(order, 1) for order in range(1, 9)]
-    assert done.splits == (9,)
-
-
 def test_contents_of_what_was_dropped_with_a_clean_folio_are_zero():
     steps = [
         "{do: fallocate, range: 'g0.r0[0:512]'}", PRIVATE, "{do: pin, range: 'g0.r0[0:1]'}",
@@ -379,33 +367,6 @@ def test_contents_of_a_folio_that_could_not_be_split_survive():
     ]  # fmt: skip
     last = predict(scenario_of(steps), design_named("thp-discard"), START, HostFacts(**FACTS))[-1]
     assert [(run.start, run.count, run.generation) for run in last.contents] == [(0, 512, 1)]
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.integers(1, 10), st.integers(0, 1023), st.integers(1, 1024), st.booleans())
-def test_a_cut_leaves_exactly_what_is_outside_the_hole(order, start, count, uniform):
-    folios = Blocks().add(order, pages.strided(0, 1024, 1 << order))
-    end = min(1024, start + count)
-    done = cut(folios, start, end, dirty=0, held=0, uniform=uniform)
-    hole = pages.span(start, end - start)
-    left = done.folios.without(done.folios.inside(done.removed))
-    assert done.removed == hole
-    assert not left.covered() & hole
-    covered = 0
-    for below, starts in left:
-        for first, length in pages.runs(starts):
-            assert length == 1 or below == 0
-            block = pages.span(first, 1 << below)
-            assert not covered & block
-            covered |= block
-    if uniform:
-        assert all(below == order for below, _ in left)
-    assert len(done.splits) <= 3
-
-
-def test_pieces_of_a_folio_and_two_pages_are_the_folio():
-    for page in range(512):
-        assert buddy_pieces(9, page).covered() == pages.span(0, 512) & ~(0b11 << (page & ~1))
 
 
 @pytest.mark.parametrize(
