@@ -46,7 +46,9 @@ DEFAULT_TIME = "5m"
 @click.option(
     "--chunks", type=click.IntRange(2, CHUNKS_MOST), default=8, show_default=True, help="2 MiB chunks of a guest."
 )
-@click.option("--time", "seconds", metavar="TIME", help=f"Begin no case after, e.g. 90s [default: {DEFAULT_TIME}].")
+@click.option(
+    "--time", "seconds", metavar="TIME", help=f"Restore no testbed after, e.g. 90s [default: {DEFAULT_TIME}]."
+)
 @click.option("--cases", type=click.IntRange(1, 10_000_000), help="Begin no more than that many cases.")
 @click.option(
     "--findings", type=click.IntRange(1, 100), default=5, show_default=True, help="Different ones, then stop."

@@ -55,7 +55,7 @@ class Budget:
 
     @property
     def until(self) -> float:
-        """The time of the clock after which no case may begin."""
+        """The time of the clock after which no testbed may be restored."""
         return math.inf if self.seconds is None else self._began + self.seconds
 
     def spent(self, given: int, found: int) -> bool:

@@ -184,6 +184,16 @@ def test_a_worker_that_dies_loses_its_case_only(tmp_path: Path) -> None:
     assert len({pid for pid, _, _ in asked(tmp_path)}) == 3
 
 
+def test_a_worker_that_dies_loses_what_it_had_on_its_testbed(tmp_path: Path) -> None:
+    paper = Paper(tmp_path, bad=False, dies_at="random-3")
+    assert explore(paper, "--cases", "12", "--jobs", "2", "--out", "out") == 0
+    record = told(tmp_path)
+    assert 1 <= record["counts"]["lost"] <= 4
+    assert record["counts"]["lost"] + record["counts"]["pass"] == record["cases"] == 12
+    assert len(record["seeds_left"]) == record["counts"]["lost"]
+    assert 3 in record["seeds_left"]
+
+
 def test_a_worker_that_dies_while_it_shrinks_leaves_the_finding(tmp_path: Path) -> None:
     paper = Paper(tmp_path, dies_at=f"random-{FIRST_BAD}-smaller")
     assert explore(paper, "--cases", str(FIRST_BAD + 1), "--jobs", "1", "--out", "out") == 1

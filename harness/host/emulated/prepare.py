@@ -37,8 +37,8 @@ several times, so that the slabs which the most buffers at once need are there."
 _BUFFERS = (32, 64, 96, 128, 192, 256, 512, 1024, 2048)
 """Sizes of kmalloc() that a write of the probe can take, in bytes."""
 _AT_ONCE = 24
-"""Writes right behind each other, of each size: they are taken from the port more slowly than they are made, so that a
-dozen buffers are out at once; a request of a run has no more."""
+"""Writes right behind each other, of each size: twice as many as the largest answer of a run has, a sample's.  They are
+taken from the port more slowly than they are made, so that a dozen buffers are out at once (traced: kmem:kmalloc)."""
 _WARM_REGION = 1
 """Region of one chunk for the requests that warm the caches: single pages that are converted leave a page table behind
 on some kernels, and where there is one no huge folio comes any more."""
@@ -245,7 +245,7 @@ def _warm_cpus(spec: TestbedSpec, number: int, pid: int, agent: GuestAgent, prob
     writes a line for each conversion that it traces, the guest's agent and the probe write their answers.
 
     Traced (kmem:mm_page_alloc): two pages for the first buffers of 256 bytes on CPU 0, where the probe answered what
-    the host sees of some pages of a range; in half of the restores of one saved testbed, in none of others.
+    the host sees of some pages of a range, in a third of the restores of one saved testbed.
     """
     own = probe.hello().pid
     for cpu in range(spec.machine.cpus):
