@@ -89,7 +89,7 @@ def run_together(
     room = together_at_most(wanted, left[0].chunks) if left else 1
     while left and (len(left) == len(scenarios) or not over()):
         if room == 1 or alone(left[0]):
-            reports = iter([run_case(runner, left[0])])
+            reports = iter([run_case(runner, left[0], chained=True)])
         else:
             reports = _run_joined(runner, left[:room], room)
         for report in reports:
@@ -101,7 +101,7 @@ def run_together(
 
 def _run_joined(runner: Runner, scenarios: list[Scenario], room: int) -> Iterator[CaseReport]:
     """The reports of the scenarios that were walked when they were run as one."""
-    result, met = runner.run(join(scenarios, room))
+    result, met = runner.run(join(scenarios, room), chained=True)
     ends = list(accumulate(len(scenario.steps) for scenario in scenarios))
     suspects = _suspects(result, ends)
     for scenario, end in zip(scenarios[: suspects.start], ends, strict=False):

@@ -59,6 +59,8 @@ IDLE_WINDOWS, IDLE_WINDOWS_CALIBRATED = 3, 1
 is its noise.  One is enough where the noise of the testbed was measured when it was made."""
 KEPT = "testbed"
 """Folder in the evidence with the saved state of a testbed that was kept."""
+_ALL = ("*",)
+"""What is judged of a host at rest that is ours alone."""
 _BEFORE, _AFTER = 0, 1
 _GO_ON = (Verdict.PASS, Verdict.SKIP)
 """Verdicts of findings after which the next step is walked; SKIP is a counter that this kernel does not report."""
@@ -91,6 +93,10 @@ class ScenarioRun:
     walker: Walker = field(init=False)
     witnesses: Witnesses = field(init=False)
     frames: FrameWatch = field(init=False)
+    chained: bool = False
+    """One sample between two steps ends the first and begins the next, where the host is at rest."""
+    end: Sample | None = None
+    """The last sample, from which a chained step begins; None where something else was done since."""
     course: Course | None = None
     """Predicts step by step, where a look at the host in between makes it sharper."""
     noise: dict[str, int] = field(default_factory=dict)
@@ -108,18 +114,26 @@ class ScenarioRun:
         """The model's rules of what the shared side is made of."""
         return backing_named(self.testbed.spec.backing.name)
 
+    @property
+    def chains(self) -> bool:
+        """Whether a step may begin with the sample that ended the last one: all between them are our own requests."""
+        return self.chained and self.testbed.judges == _ALL and not self.scenario.frames
+
     # -- observing
 
     def observe(self, action: Callable[[Walker], Done]) -> tuple[Done, Sample, Sample]:
         """Settle, sample, act, settle, sample; nothing but the action happens between the two samples.
 
-        What the action gave to RCU is waited for behind it, so the settling before it need not wait again.
+        What the action gave to RCU is waited for behind it, so the settling before it need not wait again.  A chained
+        step begins with the last sample, and its transfer is in the window too.
         """
         testbed = self.testbed
+        begin = self.end if self.chains and self.end and self.end.steady else None
 
         def window(walker: Walker) -> Done:
-            testbed.settle(rcu=False)
-            testbed.sample(_BEFORE)
+            if begin is None:
+                testbed.settle(rcu=False)
+                testbed.sample(_BEFORE)
             began = time.monotonic()
             done = action(walker)
             self.act_seconds = time.monotonic() - began if testbed.answers_at_once else 0.0
@@ -128,7 +142,9 @@ class ScenarioRun:
             return done
 
         done = testbed.undisturbed(lambda: window(self.walker), rehearsal=lambda: window(self.walker.twin()))
-        return done, testbed.fetch(_BEFORE), testbed.fetch(_AFTER)
+        begin = begin or testbed.fetch(_BEFORE)
+        self.end = testbed.fetch(_AFTER)
+        return done, begin, self.end
 
     def measure_noise(self) -> Sample:
         """Observe nothing happening for a while; returns the last sample, from which the scenario starts."""
@@ -146,7 +162,8 @@ class ScenarioRun:
         self.noise = dict(known or {})
         for counter, moved in largest_moves(pairwise(samples)).items():
             self.noise[counter] = max(self.noise.get(counter, 0), moved)
-        return samples[-1]
+        self.end = samples[-1]
+        return self.end
 
     # -- walking
 
@@ -230,6 +247,7 @@ class ScenarioRun:
         if isinstance(step, Close):
             messages += outlived(self.testbed, step.guest)
             self.testbed.settle()  # a process was started to look: what its end gave to RCU is not the next step's
+            self.end = None
         messages += self.witnesses.compare_refusals(prediction, done)
         if not messages:
             messages += self.witnesses.compare(prediction, done, offsets)
@@ -276,10 +294,12 @@ def run_scenario(
     relative: str,
     keep: bool = False,
     deadline: float = STEP_SECONDS,
+    chained: bool = False,
 ) -> CaseResult:
     """Take a testbed, walk the scenario, judge it.
 
-    ``keep`` saves a testbed that does not pass beside its evidence; ``deadline`` bounds each request in seconds.
+    ``keep`` saves a testbed that does not pass beside its evidence; ``deadline`` bounds each request in seconds;
+    ``chained`` as in :class:`ScenarioRun`.
 
     Never raises for what happens to the testbed or the kernel: that is the verdict.  ``KeyboardInterrupt`` passes.
     """
@@ -289,7 +309,7 @@ def run_scenario(
     verdict, why = Verdict.INFRA, ""
     try:
         with lab.restored(spec, saved, evidence, Clock()) as testbed:
-            run = ScenarioRun(testbed, scenario, design, facts, evidence, deadline, steps=steps)
+            run = ScenarioRun(testbed, scenario, design, facts, evidence, deadline, steps=steps, chained=chained)
             try:
                 verdict, why = _walk(run)
             except GmemError as error:

@@ -37,7 +37,7 @@ class PaperRunner:
     paper: Paper
     notice: Callable[[str], None]
 
-    def run(self, scenario: Scenario) -> tuple[CaseResult, Met]:
+    def run(self, scenario: Scenario, *, chained: bool = False) -> tuple[CaseResult, Met]:
         paper = self.paper
         if paper.log:
             with (paper.folder / "asked").open("a") as log:

@@ -47,6 +47,7 @@ class FakeProbe:
     log: list[str] = field(default_factory=list)
     threads: int = 3
     held: int = 0
+    steady: bool = True
 
     def settle(self, *, rcu: bool = True) -> None:
         self.log.append("settle+rcu" if rcu else "settle")
@@ -59,7 +60,7 @@ class FakeProbe:
     def fetch(self, slot: int, guests: Mapping[int, str]) -> Sample:
         assert guests == {77: "g0"}
         self.log.append("fetch")
-        return Sample(self.slots[slot], {"vmstat": "raw"}, 1)
+        return Sample(self.slots[slot], {"vmstat": "raw"}, 1, steady=self.steady)
 
     def fallocate(self, pid: int, mode: str, offset: int, length: int, *, timeout: float) -> None:
         self.log.append(f"{mode} {offset:#x}+{length:#x}")
@@ -201,6 +202,7 @@ class Bench:
         refused: ExpectedError | None = None,
         region: RegionState | None = None,
         keep: bool = False,
+        chained: bool = False,
     ) -> CaseResult:
         walked = steps or [PunchHole(PageRange("g0.r0", number, 1)) for number in range(len(bounds))]
 
@@ -229,6 +231,7 @@ class Bench:
             evidence=self.folder,
             relative="evidence/case",
             keep=keep,
+            chained=chained,
         )
 
 

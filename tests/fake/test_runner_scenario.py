@@ -19,8 +19,10 @@ from harness.run import runner, walk
 from harness.run.outcome import verdict_of_error
 from harness.run.verdict import Verdict
 from harness.run.walk import batched_calls, check_supported
+from harness.run.witnesses import Witnesses
 from harness.scenario.scenario import Scenario
 from harness.scenario.steps import (
+    Close,
     Compact,
     Convert,
     DropCaches,
@@ -51,6 +53,52 @@ class TestWalk:
         assert bench.probe.log[-7:] == [
             "settle", "sample", "punch 0x2c00000+0x1000", "settle+rcu", "sample", "fetch", "fetch",
         ]  # fmt: skip
+
+    def test_one_sample_ends_a_chained_step_and_begins_the_next(self, bench: Bench) -> None:
+        bench.probe.moves = [{"nr_file_pages": -1}, {"nr_file_pages": -2}]
+        result = bench.run(MINUS, MINUS, chained=True)
+        assert "predicted -1, observed -2 after step 1" in result.sentence
+        assert bench.probe.log[-8:] == [
+            "punch 0x2c00000+0x1000", "settle+rcu", "sample", "fetch",
+            "punch 0x2c01000+0x1000", "settle+rcu", "sample", "fetch",
+        ]  # fmt: skip
+        first, second = (bench.folder / f"samples/step{name}.json" for name in ("0-after", "1-before"))
+        assert first.read_bytes() == second.read_bytes()
+
+    def test_a_chain_has_no_gap(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What moves between two windows of their own is nobody's; in a chain it is the next step's."""
+        late = Witnesses.compare_refusals
+
+        def between(self: Witnesses, *words: Any) -> list[str]:
+            bench.probe.move({"nr_file_pages": 1})
+            return late(self, *words)
+
+        monkeypatch.setattr(Witnesses, "compare_refusals", between)
+        for chained, verdict in ((False, Verdict.PASS), (True, Verdict.DEVIATES)):
+            bench.probe.moves = [{"nr_file_pages": -1}, {"nr_file_pages": -1}]
+            assert bench.run(MINUS, MINUS, chained=chained).verdict is verdict
+
+    def test_what_a_closed_guest_is_looked_at_with_is_not_in_a_chain(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ended = lambda self, name, *, timeout: bench.probe.log.append(f"{name} ended")  # noqa: E731
+        monkeypatch.setattr(FakeTestbed, "end_guest", ended, raising=False)
+        bench.run({}, {}, steps=[Close("g0"), Empty()], chained=True)
+        assert bench.probe.log[bench.probe.log.index("g0 ended") :] == [
+            "g0 ended", "settle+rcu", "sample", "fetch",
+            "settle+rcu",
+            "settle", "sample", "settle+rcu", "sample", "fetch", "fetch",
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize("why", ["not-ours", "unsteady"])
+    def test_only_a_host_at_rest_is_chained(self, bench: Bench, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+        if why == "not-ours":
+            monkeypatch.setattr(FakeTestbed, "judges", ("nr_file_pages",))
+        else:
+            bench.probe.steady = False
+        bench.probe.moves = [{"nr_file_pages": -1}, {"nr_file_pages": -1}]
+        assert bench.run(MINUS, MINUS, chained=True).verdict is Verdict.PASS
+        assert bench.probe.log[-7:-4] == ["settle", "sample", "punch 0x2c01000+0x1000"]
 
     @pytest.mark.parametrize("at_once", [True, False])
     def test_a_step_is_timed_only_where_its_answers_take_as_long_as_it_does(

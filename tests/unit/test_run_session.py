@@ -222,6 +222,58 @@ class TestDisturbedWindows:
         assert len(folders) == 1
 
 
+class TestChained:
+    """A scenario that is first measured with one sample between two steps."""
+
+    def run(
+        self, seen: list[CaseResult], make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> tuple[CaseResult, list[bool], list[str]]:
+        """The result, whether each measurement was chained, and what was said."""
+        how: list[bool] = []
+        left = list(seen)
+
+        def run_scenario(*words: object, chained: bool, **more: object) -> CaseResult:
+            how.append(chained)
+            return left.pop(0)
+
+        monkeypatch.setattr(session_module, "run_scenario", run_scenario)
+        notes: list[str] = []
+        result = make(FakeLab(tmp_path), notes).run(ONE, name("x"), chained=True)
+        assert not left
+        return result, how, notes
+
+    @pytest.mark.parametrize("verdict", [Verdict.PASS, Verdict.CRASH, Verdict.INFRA])
+    def test_what_no_window_is_to_blame_for_is_measured_once(
+        self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: Verdict
+    ) -> None:
+        result, how, notes = self.run([case("x", verdict)], make, tmp_path, monkeypatch)
+        assert (result.verdict, result.sentence, how, notes) == (verdict, "sentence of x", [True], [])
+
+    def test_what_deviates_has_to_do_so_in_windows_of_its_own(
+        self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        wrong = case("x", Verdict.DEVIATES, step(0, finding("nr_file_pages", 0, -8, verdict=Verdict.DEVIATES)))
+        result, how, notes = self.run([wrong, wrong], make, tmp_path, monkeypatch)
+        assert (result.verdict, result.sentence, how, notes) == (Verdict.DEVIATES, "sentence of x", [True, False], [])
+
+    @pytest.mark.parametrize("verdict", [Verdict.DEVIATES, Verdict.INCONCLUSIVE])
+    def test_what_shows_in_a_chain_alone_is_told(
+        self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: Verdict
+    ) -> None:
+        result, how, notes = self.run([case("x", verdict), case("x")], make, tmp_path, monkeypatch)
+        assert (result.verdict, how) == (Verdict.PASS, [True, False])
+        before = "with one sample between two steps: sentence of x"
+        assert result.sentence == f"sentence of x (measured 2 times; before: {before})"
+        assert notes == [f"smoke/x was measured again, {before}"]
+
+    def test_a_chain_is_no_second_witness_of_pages_in_flight(
+        self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        one = case("x", Verdict.DEVIATES, step(0, finding("unaccounted", 0, 1, verdict=Verdict.DEVIATES)))
+        result, how, _ = self.run([one, one, case("x")], make, tmp_path, monkeypatch)
+        assert (result.verdict, how) == (Verdict.PASS, [True, False, False])
+
+
 class TestInfo:
     def test_the_worst_case_speaks_for_the_run(self, make: Make) -> None:
         session = make()
