@@ -52,6 +52,8 @@ class CaseReport(msgspec.Struct, frozen=True):
     signature: Signature | None
     runs: int
     """Times it was run: more than once where the testbed failed."""
+    again: bool = False
+    """Whether it was measured again, or what shared its testbed: not only its steps moved counters at first."""
     behind: Behind | None = None
 
 
@@ -146,7 +148,7 @@ def run_case(runner: Runner, scenario: Scenario, *, chained: bool = False) -> Ca
         if result.verdict is not Verdict.INFRA or attempt == ATTEMPTS:
             break
         runner.drop(result)
-    return CaseReport(scenario, result, all_of(met), signature(result), attempt)
+    return CaseReport(scenario, result, all_of(met), signature(result), attempt, again=result.again)
 
 
 def all_of(met: Met) -> tuple[str, ...]:

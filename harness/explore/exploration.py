@@ -63,6 +63,8 @@ class Exploration:
     """Cases whose worker died, or could not run them."""
     retried: int = 0
     """Cases that were run again because their testbed failed."""
+    again: int = 0
+    """Testbeds on which something else moved counters too, so that what ran there was measured again."""
     given: int = 0
     drawn: int = 0
     """Seeds that were used, from ``seed`` on."""
@@ -170,6 +172,7 @@ class Exploration:
         self.counts[counted.verdict] += 1
         self.case_seconds += result.seconds
         self.retried += report.runs - 1
+        self.again += report.again
         self._cases_are_over(1)
         if report.scenario.seed is not None:
             self.seeds_run.add(report.scenario.seed)

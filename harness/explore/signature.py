@@ -19,7 +19,7 @@ _FOUND = (Verdict.DEVIATES, Verdict.CRASH)
 """Verdicts that say something about the kernel; every other is the testbed's or the harness's."""
 _NUMBER = re.compile(r"[+-]?(?:0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+)")
 _GUEST = re.compile(r"\bg\d+\b")
-_PRINTED = re.compile(r"printed: (?P<title>.*?)(?: \(line \d+ of \S+\))?(?:;|$)")
+_PRINTED = re.compile(r"printed: (?P<title>.*?)(?: \(line \d+ of \S+\))?(?:;| \(measured \d|$)")
 _UNSAFE = re.compile(r"[^a-z0-9._]+")
 _NAME_MOST = 60
 

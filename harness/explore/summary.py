@@ -62,6 +62,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     counts: dict[str, int]
     """Cases per verdict word, and ``lost`` (their worker died, or could not run them)."""
     retried: int
+    """Cases that were run again because their testbed failed."""
+    again: int
+    """Testbeds whose cases were measured again because something else moved counters too."""
     found: tuple[FoundRecord, ...]
     rules: dict[str, int]
     """Rule to the cases that met it."""
@@ -98,6 +101,7 @@ def summary(exploration: Exploration, info: RunInfo, jobs: int) -> Summary:
         case_seconds_mean=round(exploration.case_seconds / done, 3) if done else 0.0,
         counts=counts | ({"lost": exploration.lost} if exploration.lost else {}),
         retried=exploration.retried,
+        again=exploration.again,
         found=tuple(
             FoundRecord(
                 name=one.name,
@@ -147,12 +151,14 @@ def summary_text(told: Summary, exploration: Exploration, info: RunInfo, out: Pa
     seeds = f"{told.seed} to {told.seed + told.seeds_used - 1}" if told.seeds_used else "none"
     if told.seeds_left:
         seeds += f" without {', '.join(map(str, told.seeds_left))}"
+    repeated = [f"{told.retried} run again for trouble of the testbed"] if told.retried else []
+    repeated += [f"measured again on {told.again} testbeds: something else moved counters too"] if told.again else []
     facts = {
         "verdict": f"{told.verdict.value} (exit code {told.exit_code}): {one_line(told.sentence)}",
         "kernel": kernel_text(info),
         "design": one_line(told.design),
         "cases": f"{told.cases} in {told.seconds:.0f} s, {speed}",
-        "": f"{counts or 'none'}{f'; {told.retried} run again for trouble of the testbed' if told.retried else ''}",
+        "": "; ".join([counts or "none", *repeated]),
         "seeds": f"{seeds}; corpus: {told.corpus_loaded} known, {told.corpus_added} new, in {told.corpus}",
         "rules": f"{met or 'none'}; {told.combinations} combinations",
         "never": never,

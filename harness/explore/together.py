@@ -104,8 +104,8 @@ def _run_joined(runner: Runner, scenarios: list[Scenario], room: int) -> Iterato
     result, met = runner.run(join(scenarios, room), chained=True)
     ends = list(accumulate(len(scenario.steps) for scenario in scenarios))
     suspects = _suspects(result, ends)
-    for scenario, end in zip(scenarios[: suspects.start], ends, strict=False):
-        yield _passed(scenario, result, met, end)
+    for number, (scenario, end) in enumerate(zip(scenarios[: suspects.start], ends, strict=False)):
+        yield msgspec.structs.replace(_passed(scenario, result, met, end), again=result.again and number == 0)
     reports = [run_case(runner, scenarios[number]) for number in suspects]
     guilty = next((place for place, report in enumerate(reports) if report.signature), len(reports) - 1)
     for place, (number, report) in enumerate(zip(suspects, reports, strict=True)):

@@ -20,8 +20,6 @@ from harness.run.verdict import Verdict
 CONFIDENCE = 0.95
 WIDEST = 12
 """Counters of a kernel that are listed, those with the widest bounds first."""
-_AGAIN = "(measured "
-"""In the sentence of a case that was measured more than once (harness.run.session)."""
 
 
 class Bound(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,7 +169,7 @@ class Collector:
         for case in cases:
             name = f"{case.suite}/{case.case}" + (f" repeat {case.repeat}" if case.repeat > 1 else "")
             kernel.verdicts[case.verdict.value] += 1
-            kernel.again += case.verdict is Verdict.PASS and _AGAIN in case.sentence
+            kernel.again += case.verdict is Verdict.PASS and case.again
             if case.verdict is not Verdict.SKIP:
                 kernel.seconds.setdefault(name, []).append(case.seconds)
             for step in case.steps:

@@ -57,10 +57,15 @@ def rejected_window(steps: list[StepResult]) -> str:
     Only where foreign activity explains every counter that is off: wrong contents, a wrong list of conversions, or a
     counter that no thread can move are judged all the same.
     """
+    return foreign_activity(steps[-1]) if shaken(steps) else ""
+
+
+def shaken(steps: list[StepResult]) -> bool:
+    """Whether all that is off in the last step are counters that other activity on the host moves too."""
     if not steps or steps[-1].messages:
-        return ""
+        return False
     off = [finding.counter for finding in steps[-1].findings if finding.verdict is Verdict.DEVIATES]
-    return foreign_activity(steps[-1]) if off and all(name.startswith(_SHAKEN) for name in off) else ""
+    return bool(off) and all(name.startswith(_SHAKEN) for name in off)
 
 
 IN_FLIGHT = 8

@@ -137,6 +137,10 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.low:+d}" if self.low == self.high else f"{self.low:+d}..{self.high:+d}"
 
 
+AGAIN = "(measured "
+"""In the sentence of a case that was measured more than once, before the number of times."""
+
+
 class CaseResult(msgspec.Struct, frozen=True, kw_only=True):
     """One case of a suite."""
 
@@ -158,6 +162,11 @@ class CaseResult(msgspec.Struct, frozen=True, kw_only=True):
     design: str = ""
     kernel: str = ""
     """What it was judged by and what it ran on, e.g. ``7.3.4 [7.3-thp-discard]``; '' when it came to no testbed."""
+
+    @property
+    def again(self) -> bool:
+        """Whether it was measured more than once."""
+        return AGAIN in self.sentence
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):

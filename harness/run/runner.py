@@ -59,8 +59,6 @@ IDLE_WINDOWS, IDLE_WINDOWS_CALIBRATED = 3, 1
 is its noise.  One is enough where the noise of the testbed was measured when it was made."""
 KEPT = "testbed"
 """Folder in the evidence with the saved state of a testbed that was kept."""
-_ALL = ("*",)
-"""What is judged of a host at rest that is ours alone."""
 _BEFORE, _AFTER = 0, 1
 _GO_ON = (Verdict.PASS, Verdict.SKIP)
 """Verdicts of findings after which the next step is walked; SKIP is a counter that this kernel does not report."""
@@ -94,9 +92,9 @@ class ScenarioRun:
     witnesses: Witnesses = field(init=False)
     frames: FrameWatch = field(init=False)
     chained: bool = False
-    """One sample between two steps ends the first and begins the next, where the host is at rest."""
+    """One sample between two steps ends the first and begins the next: see :func:`chainable`."""
     end: Sample | None = None
-    """The last sample, from which a chained step begins; None where something else was done since."""
+    """The last sample, from which a chained step begins; None where the host was asked for more than that since."""
     course: Course | None = None
     """Predicts step by step, where a look at the host in between makes it sharper."""
     noise: dict[str, int] = field(default_factory=dict)
@@ -114,21 +112,16 @@ class ScenarioRun:
         """The model's rules of what the shared side is made of."""
         return backing_named(self.testbed.spec.backing.name)
 
-    @property
-    def chains(self) -> bool:
-        """Whether a step may begin with the sample that ended the last one: all between them are our own requests."""
-        return self.chained and self.testbed.judges == _ALL and not self.scenario.frames
-
     # -- observing
 
     def observe(self, action: Callable[[Walker], Done]) -> tuple[Done, Sample, Sample]:
         """Settle, sample, act, settle, sample; nothing but the action happens between the two samples.
 
         What the action gave to RCU is waited for behind it, so the settling before it need not wait again.  A chained
-        step begins with the last sample, and its transfer is in the window too.
+        step begins with the last sample: the transfer of that one, and the judging, are in the window too.
         """
         testbed = self.testbed
-        begin = self.end if self.chains and self.end and self.end.steady else None
+        begin = self.end if self.chained and self.end and self.end.steady else None
 
         def window(walker: Walker) -> Done:
             if begin is None:
@@ -248,6 +241,8 @@ class ScenarioRun:
             messages += outlived(self.testbed, step.guest)
             self.testbed.settle()  # a process was started to look: what its end gave to RCU is not the next step's
             self.end = None
+        if done.refused:
+            self.end = None  # a file of the host is read to see how far it came
         messages += self.witnesses.compare_refusals(prediction, done)
         if not messages:
             messages += self.witnesses.compare(prediction, done, offsets)
@@ -281,6 +276,15 @@ _LAST_WORDS_SECONDS = 0.5
 """How long a console may take to show why a channel went silent: a panic prints for some tens of milliseconds."""
 
 
+def chainable(scenario: Scenario) -> bool:
+    """Whether one sample between two steps is enough, on a host that is at rest and ours alone.
+
+    Not where something is done on the host between two steps, or where the step before has to be told apart from all
+    else: frames are counted there, and pressure has to prove itself.
+    """
+    return not scenario.frames and not any(map(looks, scenario.steps))
+
+
 def run_scenario(
     lab: Testbeds,
     saved: Path,
@@ -299,7 +303,7 @@ def run_scenario(
     """Take a testbed, walk the scenario, judge it.
 
     ``keep`` saves a testbed that does not pass beside its evidence; ``deadline`` bounds each request in seconds;
-    ``chained`` as in :class:`ScenarioRun`.
+    ``chained`` as in :class:`ScenarioRun`, for a scenario that is :func:`chainable`.
 
     Never raises for what happens to the testbed or the kernel: that is the verdict.  ``KeyboardInterrupt`` passes.
     """

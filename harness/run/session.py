@@ -46,9 +46,9 @@ from harness.run.facts import choose_design, host_facts
 from harness.run.handover import reach_with_kernel
 from harness.run.lab import CONFIDENTIAL_GUEST, make_lab, remote_testbeds
 from harness.run.options import EMULATED, RunOptions, check_options
-from harness.run.outcome import pages_in_flight, rejected_window, verdict_of_error
-from harness.run.result import CaseResult, RunInfo
-from harness.run.runner import CaseName, run_scenario
+from harness.run.outcome import pages_in_flight, rejected_window, shaken, verdict_of_error
+from harness.run.result import AGAIN, CaseResult, RunInfo
+from harness.run.runner import CaseName, chainable, run_scenario
 from harness.run.sharpness import sharpness
 from harness.run.tee import check_tee
 from harness.run.tell import check_tells, with_tells
@@ -310,15 +310,17 @@ class Session:
         the same step, the same counters by the same amounts.  What is in flight shows elsewhere, or not at all.
         Every attempt keeps its evidence, and the result says that it was not the first.
 
-        ``chained``: first with one sample between two steps.  Windows that touch each other hold all that happens, but
-        not the steps alone: what deviates is measured again as always, and only that counts.
+        ``chained``: first with one sample between two steps, where that can be.  Such windows touch each other, so that
+        they miss nothing, but requests of the harness are in them too: what deviates in counters that other activity
+        moves is measured again in windows of its own, and only that counts.
         """
         before: list[str] = []
-        if chained:
+        in_chain = ""
+        if chained and self.may_chain(scenario):
             result = self._attempt(ready, scenario, name, chained=True)
-            if result.verdict not in (Verdict.DEVIATES, Verdict.INCONCLUSIVE):
+            if result.verdict not in (Verdict.DEVIATES, Verdict.INCONCLUSIVE) or not shaken(list(result.steps)):
                 return result
-            before.append(f"with one sample between two steps: {result.sentence}")
+            in_chain = f"with one sample between two steps: {result.sentence}"
         for attempt in range(1, MEASURE_AT_MOST + 1):
             result = self._attempt(ready, scenario, name)
             steps = list(result.steps)
@@ -328,14 +330,17 @@ class Session:
                 break
             before.append(rejected or in_flight)
             self.notice(f"{name.suite}/{name.case}: {result.sentence}; measuring again")
-        if chained and result.verdict is Verdict.DEVIATES:
-            before = before[1:]  # that it was seen in a chain too says nothing more
-        elif chained:
-            self.notice(f"{name.suite}/{name.case} was measured again, {before[0]}")
+        if in_chain and result.verdict is Verdict.PASS:
+            before.insert(0, in_chain)
+            self.notice(f"{name.suite}/{name.case} was measured again, {in_chain}")
         if before:
-            told = f"{result.sentence} (measured {len(before) + 1} times; before: {'; '.join(before)})"
+            told = f"{result.sentence} {AGAIN}{len(before) + 1} times; before: {'; '.join(before)})"
             result = msgspec.structs.replace(result, sentence=told)
         return result
+
+    def may_chain(self, scenario: Scenario) -> bool:
+        """Whether one sample between two steps will do: an emulated host is at rest and ours alone, another is not."""
+        return (self.host is None or self.host.transport == EMULATED) and chainable(scenario)
 
     def _attempt(self, ready: Ready, scenario: Scenario, name: CaseName, *, chained: bool = False) -> CaseResult:
         """One measurement of a case, with evidence of its own."""

@@ -16,7 +16,7 @@ from typing import Any
 import harness.cli.explore as command
 from harness.cli.main import main
 from harness.explore.case import Met, Runner
-from harness.run.result import CaseResult, Finding, StepResult
+from harness.run.result import AGAIN, CaseResult, Finding, StepResult
 from harness.run.session import Session
 from harness.run.verdict import Verdict
 from harness.scenario.scenario import Scenario
@@ -56,8 +56,9 @@ class PaperRunner:
                 verdict = Verdict.DEVIATES
                 break
         verdict = self._other(scenario, verdict)
+        said = f"sentence of {scenario.name}" + f" {AGAIN}2 times; before: F)" * (paper.again and chained)
         result = CaseResult(
-            suite="explore", case=scenario.name, claim="", verdict=verdict, sentence=f"sentence of {scenario.name}",
+            suite="explore", case=scenario.name, claim="", verdict=verdict, sentence=said,
             seconds=paper.seconds, steps=tuple(steps), evidence="",
         )  # fmt: skip
         return result, tuple(frozenset(("punch", type(step).__name__)) for step in scenario.steps[: len(steps)])
@@ -101,6 +102,8 @@ class Paper:
     infra_at: str = ""
     every_case: str = ""
     always_dies: bool = False
+    again: bool = False
+    """What is chained is measured twice."""
     log: bool = True
 
     def __call__(self, notice: Callable[[str], None]) -> Runner:

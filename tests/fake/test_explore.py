@@ -101,6 +101,17 @@ def test_shrinking_ends_with_its_time(tmp_path: Path) -> None:
 # -- whole explorations
 
 
+@pytest.mark.parametrize(("together", "testbeds"), [("1", 8), ("4", 2)])
+def test_testbeds_that_were_measured_twice_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], together: str, testbeds: int
+) -> None:
+    words = ("--cases", "8", "--guests", "1", "--jobs", "1", "--together", together, "--out", "out")
+    assert explore(Paper(tmp_path, bad=False, again=True), *words) == 0
+    assert told(tmp_path)["again"] == testbeds
+    line = f"8 pass; measured again on {testbeds} testbeds: something else moved counters too"
+    assert line in " ".join(capsys.readouterr().out.split())
+
+
 def test_nothing_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert explore(Paper(tmp_path, bad=False), "--cases", "30", "--jobs", "2", "--out", "out") == 0
     record = told(tmp_path)

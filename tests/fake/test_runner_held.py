@@ -92,7 +92,12 @@ class TestRefusals:
             return self.text.encode()
 
     def result(
-        self, bench: Bench, refused: ExpectedError | None, ret: int = -11, offset: str = "0x2c06000"
+        self,
+        bench: Bench,
+        refused: ExpectedError | None,
+        ret: int = -11,
+        offset: str = "0x2c06000",
+        chained: bool = False,
     ) -> CaseResult:
         bench.testbed.facts = {"kvm.gmem_in_place_conversion": "Y"}
         bench.testbed.channels.agents["g0"] = self.Agent(ret)
@@ -101,12 +106,23 @@ class TestRefusals:
         )
         bench.testbed.channels.control = self.Control(f"qemu: a warning\n{line}" if offset else "qemu: a warning\n")
         expected = ExpectedConversion(5, 2, Side.PRIVATE, "g0.r0")
+        convert = Convert(self.PAGES, Side.PRIVATE)
+        twice = [{}, {}] if chained else [{}]
         return bench.run(
-            {}, steps=[Convert(self.PAGES, Side.PRIVATE)], conversions=[(expected,)], refused=refused
+            *twice, steps=[convert for _ in twice], conversions=[(expected,) for _ in twice], refused=refused,
+            chained=chained,
         )  # fmt: skip
 
     def test_what_is_predicted_passes(self, bench: Bench) -> None:
         assert self.result(bench, self.EXPECTED).verdict is Verdict.PASS
+
+    def test_reading_what_the_interposer_said_is_in_no_chain(self, bench: Bench) -> None:
+        """A file of the host is read for that: the next step begins with a sample of its own."""
+        self.result(bench, self.EXPECTED, chained=True)
+        assert bench.probe.log[-9:] == [
+            "settle+rcu", "sample", "fetch",
+            "settle", "sample", "settle+rcu", "sample", "fetch", "fetch",
+        ]  # fmt: skip
 
     @pytest.mark.parametrize(
         ("refused", "ret", "offset", "words"),

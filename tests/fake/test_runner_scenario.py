@@ -90,15 +90,23 @@ class TestWalk:
             "settle", "sample", "settle+rcu", "sample", "fetch", "fetch",
         ]  # fmt: skip
 
-    @pytest.mark.parametrize("why", ["not-ours", "unsteady"])
-    def test_only_a_host_at_rest_is_chained(self, bench: Bench, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
-        if why == "not-ours":
-            monkeypatch.setattr(FakeTestbed, "judges", ("nr_file_pages",))
-        else:
-            bench.probe.steady = False
+    def test_a_chain_does_not_begin_with_a_sample_of_a_machine_that_moves(self, bench: Bench) -> None:
+        bench.probe.steady = False
         bench.probe.moves = [{"nr_file_pages": -1}, {"nr_file_pages": -1}]
         assert bench.run(MINUS, MINUS, chained=True).verdict is Verdict.PASS
         assert bench.probe.log[-7:-4] == ["settle", "sample", "punch 0x2c01000+0x1000"]
+
+    @pytest.mark.parametrize(
+        ("scenario", "can"),
+        [
+            (Scenario("x", (Empty(),)), True),
+            (Scenario("x", (Empty(),), frames=True), False),
+            (Scenario("x", (Pressure("anon", pages=1),)), False),
+        ],
+        ids=["plain", "frames", "pressure"],
+    )
+    def test_what_can_be_chained(self, scenario: Scenario, can: bool) -> None:
+        assert runner.chainable(scenario) is can
 
     @pytest.mark.parametrize("at_once", [True, False])
     def test_a_step_is_timed_only_where_its_answers_take_as_long_as_it_does(

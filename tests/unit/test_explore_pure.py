@@ -107,6 +107,8 @@ def test_a_crash_is_its_title_without_numbers() -> None:
     assert "truncate_folio" in shown.what
     assert "console" not in shown.what
     assert crash(71, "0xff") != signature(case("x", Verdict.CRASH, sentence="printed: BUG: x (line 1 of a.txt)"))
+    again = "printed: BUG: x (line 7 of a.txt) (measured 2 times; before: step 1: F +0/+2)"
+    assert signature(case("x", Verdict.CRASH, sentence=again)) == Signature("crash", "BUG: x")
 
 
 def test_a_message_is_what_it_is_about() -> None:

@@ -113,6 +113,8 @@ class Kernel:
     asked: list[Scenario] = field(default_factory=list)
     chained: list[str] = field(default_factory=list)
     """Which of them it was asked to run the cheaper way."""
+    again: bool = False
+    """Whether all are measured twice."""
     dropped: list[str] = field(default_factory=list)
 
     def run(self, scenario: Scenario, *, chained: bool = False) -> tuple[CaseResult, Met]:
@@ -135,7 +137,8 @@ class Kernel:
                     verdict = Verdict.DEVIATES
                     break
         met = tuple(frozenset({f"rule-{type(one).__name__}"}) for one in scenario.steps[: len(walked)])
-        return case(scenario.name, verdict, *walked, sentence="printed: BUG: somewhere (line 1 of x)"), met
+        sentence = "printed: BUG: somewhere (line 1 of x)" + " (measured 2 times; before: F)" * self.again
+        return case(scenario.name, verdict, *walked, sentence=sentence), met
 
     def drop(self, result: CaseResult) -> None:
         self.dropped.append(result.case)
@@ -160,6 +163,7 @@ def test_all_pass_on_one_testbed() -> None:
     kernel = Kernel()
     reports = list(run_together(kernel, [END, A, B, C], ROOM))
     assert [one.name for one in kernel.asked] == ["a+b+c+end"], "who ends the guest goes last"
+    assert kernel.chained == ["a+b+c+end"]
     assert [report.scenario for report in reports] == [A, B, C, END]
     assert [len(report.result.steps) for report in reports] == [2, 1, 2, 2]
     assert [report.rules for report in reports][:2] == [("rule-Convert", "rule-Populate"), ("rule-Convert",)]
@@ -183,6 +187,18 @@ def test_what_deviates_is_run_by_itself_and_the_others_wait() -> None:
     assert shown.behind is None
     assert kernel.dropped == ["b+a+c+end"]
     assert kernel.chained == ["b+a+c+end"], "what counts is measured as by gmem run"
+
+
+def test_one_that_has_a_testbed_to_itself_is_chained_too() -> None:
+    kernel = Kernel()
+    list(run_together(kernel, [A, B], 1))
+    assert kernel.chained == ["a", "b"]
+
+
+def test_what_was_measured_again_is_told_once_for_a_testbed() -> None:
+    kernel = Kernel(again=True)
+    assert [report.again for report in run_together(kernel, [A, B, C], ROOM)] == [True, False, False]
+    assert [report.again for report in run_together(kernel, [A, B], 1)] == [True, True]
 
 
 def third(steps: tuple[Step, ...]) -> bool:

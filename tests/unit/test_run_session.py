@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -222,11 +223,21 @@ class TestDisturbedWindows:
         assert len(folders) == 1
 
 
+def off(counter: str, verdict: Verdict = Verdict.DEVIATES, messages: tuple[str, ...] = ()) -> CaseResult:
+    """A case that ended with a step in which one counter was off by 64 pages."""
+    return case("x", verdict, replace(step(0, finding(counter, 0, -64, verdict=Verdict.DEVIATES)), messages=messages))
+
+
 class TestChained:
     """A scenario that is first measured with one sample between two steps."""
 
     def run(
-        self, seen: list[CaseResult], make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        seen: list[CaseResult],
+        make: Make,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        scenario: Scenario = ONE,
     ) -> tuple[CaseResult, list[bool], list[str]]:
         """The result, whether each measurement was chained, and what was said."""
         how: list[bool] = []
@@ -238,32 +249,46 @@ class TestChained:
 
         monkeypatch.setattr(session_module, "run_scenario", run_scenario)
         notes: list[str] = []
-        result = make(FakeLab(tmp_path), notes).run(ONE, name("x"), chained=True)
+        result = make(FakeLab(tmp_path), notes).run(scenario, name("x"), chained=True)
         assert not left
         return result, how, notes
 
-    @pytest.mark.parametrize("verdict", [Verdict.PASS, Verdict.CRASH, Verdict.INFRA])
-    def test_what_no_window_is_to_blame_for_is_measured_once(
-        self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: Verdict
+    @pytest.mark.parametrize(
+        "seen",
+        [
+            case("x"),
+            case("x", Verdict.INFRA),
+            case("x", Verdict.DEVIATES),
+            off("gmem/g0"),
+            off("nr_file_pages"),
+            off("F", messages=("contents: wrong",)),
+            off("F", Verdict.CRASH),
+        ],
+        ids=["passes", "infra", "no-step", "gmem", "nr_file_pages", "contents", "crash"],
+    )
+    def test_what_no_window_explains_is_measured_once(
+        self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: CaseResult
     ) -> None:
-        result, how, notes = self.run([case("x", verdict)], make, tmp_path, monkeypatch)
-        assert (result.verdict, result.sentence, how, notes) == (verdict, "sentence of x", [True], [])
+        result, how, notes = self.run([seen], make, tmp_path, monkeypatch)
+        assert (result.verdict, result.sentence, how, notes) == (seen.verdict, "sentence of x", [True], [])
+        assert not result.again
 
-    def test_what_deviates_has_to_do_so_in_windows_of_its_own(
-        self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("then", [off("F"), off("gmem/g0"), case("x", Verdict.CRASH)], ids=["F", "gmem", "crash"])
+    def test_what_other_activity_moves_has_to_be_off_in_windows_of_its_own(
+        self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: CaseResult
     ) -> None:
-        wrong = case("x", Verdict.DEVIATES, step(0, finding("nr_file_pages", 0, -8, verdict=Verdict.DEVIATES)))
-        result, how, notes = self.run([wrong, wrong], make, tmp_path, monkeypatch)
-        assert (result.verdict, result.sentence, how, notes) == (Verdict.DEVIATES, "sentence of x", [True, False], [])
+        result, how, notes = self.run([off("F"), then], make, tmp_path, monkeypatch)
+        assert (result.verdict, result.sentence, how, notes) == (then.verdict, "sentence of x", [True, False], [])
 
     @pytest.mark.parametrize("verdict", [Verdict.DEVIATES, Verdict.INCONCLUSIVE])
     def test_what_shows_in_a_chain_alone_is_told(
         self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: Verdict
     ) -> None:
-        result, how, notes = self.run([case("x", verdict), case("x")], make, tmp_path, monkeypatch)
+        result, how, notes = self.run([off("F", verdict), case("x")], make, tmp_path, monkeypatch)
         assert (result.verdict, how) == (Verdict.PASS, [True, False])
         before = "with one sample between two steps: sentence of x"
         assert result.sentence == f"sentence of x (measured 2 times; before: {before})"
+        assert result.again
         assert notes == [f"smoke/x was measured again, {before}"]
 
     def test_a_chain_is_no_second_witness_of_pages_in_flight(
@@ -272,6 +297,17 @@ class TestChained:
         one = case("x", Verdict.DEVIATES, step(0, finding("unaccounted", 0, 1, verdict=Verdict.DEVIATES)))
         result, how, _ = self.run([one, one, case("x")], make, tmp_path, monkeypatch)
         assert (result.verdict, how) == (Verdict.PASS, [True, False, False])
+
+    def test_what_cannot_be_chained_is_not(self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        _, how, _ = self.run([case("x")], make, tmp_path, monkeypatch, Scenario("one", (Empty(),), frames=True))
+        assert how == [False]
+
+    @pytest.mark.parametrize(("transport", "may"), [("ssh", False), ("local", False), ("emulated", True)])
+    def test_only_a_host_at_rest_is_chained(self, make: Make, transport: str, may: bool) -> None:
+        session = make()
+        assert session.may_chain(ONE)
+        session.host = cast(Any, SimpleNamespace(transport=transport))
+        assert session.may_chain(ONE) is may
 
 
 class TestInfo:
