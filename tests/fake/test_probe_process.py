@@ -172,6 +172,16 @@ class TestOtherWitnesses:
         with pytest.raises(ProbeError, match="size= is 17 to 2048 bytes"):
             bench.probe.answer(2049, 24)
 
+    def test_a_stock_is_held_and_given_back(self, bench: Bench) -> None:
+        bench.probe.hello()
+        opened = Path(f"/proc/{bench.process.pid}/fd")
+        before = sorted(opened.iterdir())
+        for _ in range(2):
+            assert bench.probe.stock(128) == 128
+        assert sorted(opened.iterdir()) == before
+        with pytest.raises(ProbeError, match="count= is 1 to 256"):
+            bench.probe.stock(257)
+
     def test_settle_brings_the_lists_to_rest_or_says_why_not(self, bench: Bench) -> None:
         if not ROOT:
             with pytest.raises(ProbeError, match="needs root"):

@@ -24,6 +24,7 @@ class Bench:
             hello=lambda: SimpleNamespace(pid=PROBE),
             place=lambda pid, cpu: self.log.append(("place", pid, cpu)),
             answer=lambda size, count: self.log.append(("answer", size, count)),
+            stock=lambda count: self.log.append(("stock", count)),
             settle=lambda: self.log.append(("settle",)),
             sample=lambda slot: self.log.append(("sample",)),
         )
@@ -49,7 +50,17 @@ def test_every_cpu_answers_requests_of_every_size() -> None:
     sizes = [1, 2, 4, 8, CALLS_AT_ONCE]
     assert seen == {("settle", cpu, cpu) for cpu in (0, 1)} | {("sample", cpu, cpu) for cpu in (0, 1)} | {
         ("convert", calls, private, cpu, cpu) for cpu in (0, 1) for calls in sizes for private in (True, False)
-    } | {("answer", size, 24, cpu, cpu) for cpu in (0, 1) for size in (32, 64, 96, 128, 192, 256, 512, 1024, 2048)}
+    } | {("stock", 128, cpu, cpu) for cpu in (0, 1)} | {
+        ("answer", size, 24, cpu, cpu) for cpu in (0, 1) for size in (32, 64, 96, 128, 192, 256, 512, 1024, 2048)
+    }
+
+
+def test_a_cpu_has_its_stock_behind_all_that_takes_from_it() -> None:
+    log = [entry for entry in Bench().warm(0) if entry[0] != "place"]
+    first = log.index(("stock", 128))
+    assert log[first + 1] == ("answer", 32, 24), "of the next CPU"
+    assert log[-1] == ("stock", 128)
+    assert prepare._STOCK >= 2 * 2 * CALLS_AT_ONCE
 
 
 def test_what_becomes_private_becomes_shared_again() -> None:

@@ -39,6 +39,9 @@ _BUFFERS = (32, 64, 96, 128, 192, 256, 512, 1024, 2048)
 _AT_ONCE = 24
 """Writes right behind each other, of each size: twice as many as the largest answer of a run has, a sample's.  They are
 taken from the port more slowly than they are made, so that a dozen buffers are out at once (traced: kmem:kmalloc)."""
+_STOCK = 128
+"""Objects of that cache which each CPU gets besides.  How many buffers are out at once is a matter of how busy this
+machine is: two for each of the 16 conversions that a guest is asked for at once, two for each write of an answer."""
 _WARM_REGION = 1
 """Region of one chunk for the requests that warm the caches: single pages that are converted leave a page table behind
 on some kernels, and where there is one no huge folio comes any more."""
@@ -245,7 +248,10 @@ def _warm_cpus(spec: TestbedSpec, number: int, pid: int, agent: GuestAgent, prob
     writes a line for each conversion that it traces, the guest's agent and the probe write their answers.
 
     Traced (kmem:mm_page_alloc): two pages for the first buffers of 256 bytes on CPU 0, where the probe answered what
-    the host sees of some pages of a range, in a third of the restores of one saved testbed.
+    the host sees of some pages of a range, in a third of the restores of one saved testbed.  And one page for QEMU's
+    lines about 16 conversions, five of which were out at once: each takes two objects of 96 bytes, the line and the
+    port's own (struct port_buffer).  How many are out is chance, so that no rehearsal is enough: that cache gets its
+    objects all at once.
     """
     own = probe.hello().pid
     for cpu in range(spec.machine.cpus):
@@ -258,6 +264,7 @@ def _warm_cpus(spec: TestbedSpec, number: int, pid: int, agent: GuestAgent, prob
                 agent.convert(_WARM_REGION, 0, calls, private=private, by=1, timeout=_CYCLE_SECONDS)
             probe.settle()
             probe.sample(0)
+        probe.stock(_STOCK)
     probe.place(pid, (number + 1) % spec.machine.cpus)
     probe.place(own, _PROBE_CPU)
 

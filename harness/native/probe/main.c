@@ -2,9 +2,12 @@
 #define _GNU_SOURCE
 #include "probe.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 struct frame_port port;
@@ -39,6 +42,41 @@ static void verb_answer(void)
 	port.piece_len = FRAME_PIECE;
 }
 
+// The kernel keeps the address of a bound AF_UNIX socket in a kmalloc() of its length and 8 bytes (net/unix/af_unix.c,
+// unix_create_addr). One of this length lies in the same cache as the buffers of a port: see _warm_cpus() in prepare.py.
+#define HELD_LENGTH 72
+#define HELD_MAX 256
+
+// Holds `count` such objects at once and gives them back.
+static void verb_stock(void)
+{
+	static int held[HELD_MAX];
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	uint64_t count, made = 0;
+	int err = 0;
+
+	if (!need_u64("count", &count))
+		return;
+	if (count < 1 || count > HELD_MAX) {
+		frame_error(&port, "usage", "count= is 1 to %d", HELD_MAX);
+		return;
+	}
+	while (made < count && !err) {
+		snprintf(address.sun_path + 1, sizeof(address.sun_path) - 1, "gmem-probe-%d-%lu", getpid(), made);
+		held[made] = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+		if (held[made] < 0)
+			err = errno;
+		else if (bind(held[made++], (struct sockaddr *)&address, HELD_LENGTH))
+			err = errno;
+	}
+	for (uint64_t i = 0; i < made; i++)
+		close(held[i]);
+	if (err)
+		reply_errno(err, "binding socket %lu of %lu", made, count);
+	else
+		frame_reply(&port, "ok count=%lu", made);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -48,6 +86,7 @@ static const struct {
 	{ "fetch", verb_fetch },
 	{ "hello", verb_hello },
 	{ "answer", verb_answer },
+	{ "stock", verb_stock },
 	{ "cachestat", verb_cachestat },
 	{ "census", verb_census },
 	{ "frames", verb_frames },

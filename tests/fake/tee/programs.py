@@ -104,7 +104,8 @@ class Probe:
             case "fetch":
                 return f"ok slot={fields['slot']}", self.slots[fields["slot"]]
         known = {
-            "settle": "ok rounds=1 pcp=0 calm=1", "answer": "ok", "pcpcap": "ok was=0", "place": "ok threads=2",
+            "settle": "ok rounds=1 pcp=0 calm=1", "answer": "ok", "stock": "ok count=128",
+            "pcpcap": "ok was=0", "place": "ok threads=2",
             "cachestat": "ok cache=0",
             "write": f"ok was=x now={fields.get('value')}",
         }  # fmt: skip
