@@ -77,6 +77,8 @@ class Walker:
     holds: Holds = field(default_factory=Holds)
     referred: set[str] = field(default_factory=set)
     """Guests of whose guest_memfd pages were pinned."""
+    vain: set[str] = field(default_factory=set)
+    """Ranges that were pinned when no page of them was there."""
     taken: Held = field(default_factory=Held)
     """What pressure keeps of the host's memory."""
 
@@ -87,6 +89,7 @@ class Walker:
             closed=set(self.closed),
             holds=Holds(dict(self.holds.taken)),
             referred=set(self.referred),
+            vain=set(self.vain),
             taken=deepcopy(self.taken),
         )
 
@@ -213,12 +216,18 @@ def _pin(walker: Walker, step: Pin, prediction: StepPrediction) -> Done:
     region, where = prediction.regions[step.range.region], page_set(step.range)
     if region.private_held & where:
         return Done(problems=held.pin(walker, step, prediction))
-    return Done(problems=shared_side.pin(walker, step, prediction) if region.shared_held & where else ())
+    if region.shared_held & where:
+        return Done(problems=shared_side.pin(walker, step, prediction))
+    walker.vain.add(str(step.range))
+    return Done()
 
 
 def _unpin(walker: Walker, step: Unpin, prediction: StepPrediction) -> Done:
     if step.range.guest in walker.referred and str(step.range) not in walker.holds.taken:
         return Done(problems=held.unpin(walker, step, prediction))
+    if str(step.range) in walker.vain - walker.holds.taken.keys():
+        walker.vain.remove(str(step.range))
+        return Done()
     return Done(problems=shared_side.unpin(walker, step, prediction))
 
 

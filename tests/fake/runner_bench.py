@@ -73,6 +73,9 @@ class FakeProbe:
         self.log.append(f"{mode} {offset:#x}+{length:#x}")
         return self.held
 
+    def release(self, number: int, *, timeout: float) -> int:
+        raise AssertionError("nothing is held through a file here")
+
     def place(self, pid: int, cpu: int, *, timeout: float) -> int:
         self.log.append(f"place {pid} on {cpu}")
         return self.threads

@@ -60,6 +60,15 @@ class TestReferences:
         assert bench.run({}, steps=[Pin(PageRange("g0.r0", 100, 5))], region=self.REGION).verdict is Verdict.PASS
         assert not [line for line in bench.probe.log if line.startswith("take")]
 
+    def test_what_was_pinned_in_vain_is_unpinned_in_vain_once(self, bench: Bench) -> None:
+        """An exploration draws pins without knowing what is there."""
+        pages = PageRange("g0.r0", 100, 5)
+        steps = [Pin(pages), Unpin(pages)]
+        assert bench.run({}, {}, steps=steps, region=self.REGION).verdict is Verdict.PASS
+        again = bench.run({}, {}, {}, steps=[*steps, Unpin(pages)], region=self.REGION)
+        assert (again.verdict, len(again.steps)) == (Verdict.USAGE, 2)
+        assert again.sentence.endswith("references are dropped as they were taken, and what is held is nothing")
+
     def test_pages_of_both_sides(self, bench: Bench) -> None:
         region = replace(self.REGION, shared=1, shared_held=1)
         result = bench.run({}, steps=[Pin(PageRange("g0.r0", 0, 5))], region=region)
