@@ -47,7 +47,7 @@ class FakeSession(session.Session):
         self.design_evidence = ("the test says so",)
         return None
 
-    def _measured(self, ready, scenario, name):
+    def _measured(self, ready, scenario, name, *, chained=False):
         folder = self.evidence(f"{name.suite}-{name.case}")
         (folder / "scenario.yaml").write_text(scenario.to_yaml())
         word = name.case.partition("[")[0].partition("__")[0].replace("_", "-")

@@ -12,6 +12,7 @@ import subprocess
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -25,6 +26,8 @@ _PACKAGES = ("qemu-system-x86", "ovmf")
 _LIBRARIES = "usr/lib/x86_64-linux-gnu"
 _LINKER = "ld-linux-x86-64.so.2"
 _LIST_SECONDS = 30
+_FILTER: dict[str, Any] = {"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}
+"""How a member is extracted; Python 3.11.2, which is Debian 12's, has no filters, and does so by itself."""
 _WANTED = (
     f"./{_LIBRARIES}",
     "./usr/bin/qemu-system-x86_64",
@@ -144,7 +147,7 @@ def _unpack(deb: Path, folder: Path) -> None:
         with tarfile.open(fileobj=unpacking.stdout, mode="r|") as tar:
             for member in tar:
                 if member.name.startswith(_WANTED):
-                    tar.extract(member, folder, filter="tar")
+                    tar.extract(member, folder, **_FILTER)
             while unpacking.stdout.read(
                 1 << 16
             ):  # what follows the end of the archive; dpkg-deb fails if it cannot write
