@@ -60,7 +60,7 @@ def test_a_cpu_has_its_stock_behind_all_that_takes_from_it() -> None:
     first = log.index(("stock", 128))
     assert log[first + 1] == ("answer", 32, 24), "of the next CPU"
     assert log[-1] == ("stock", 128)
-    assert prepare._STOCK >= 2 * 2 * CALLS_AT_ONCE
+    assert prepare._STOCK >= 2 * (CALLS_AT_ONCE + prepare._AT_ONCE), "two for each line and each write of an answer"
 
 
 def test_what_becomes_private_becomes_shared_again() -> None:

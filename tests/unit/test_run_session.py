@@ -3,84 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
 from report_records import case, finding, step
+from session_bench import FACTS, ONE, TWO, FakeLab, Make, make, name
 
 from harness.errors import CrashError, GmemError, InfraError, NoBootError, UsageError
 from harness.guest.launch import SW_PROTECTED_DIRECT
 from harness.host.emulated import state as testbed  # by its module: its classes begin with Test
-from harness.host.emulated.testbed import DESCRIPTION
 from harness.run import facts as run_facts
 from harness.run import session as session_module
 from harness.run import walk
 from harness.run.facts import choose_design, host_facts
-from harness.run.options import RunOptions
 from harness.run.result import CaseResult
-from harness.run.runner import CaseName
-from harness.run.session import MEASURE_AT_MOST, Session
+from harness.run.session import MEASURE_AT_MOST
 from harness.run.verdict import Verdict, worst
 from harness.scenario.scenario import Scenario
 from harness.scenario.steps import Compact, Empty
-
-FACTS = {"ncpu": "2", "slab.radix_tree_node": "28,4", "config.PT_RECLAIM": "y", "kvm.nx_huge_pages": "never"}
-ONE, TWO = Scenario("one", (Empty(),)), Scenario("two", (Empty(),), guests=2)
-
-
-@dataclass
-class FakeLab:
-    """Hands out saved testbeds, or fails with ``error``."""
-
-    folder: Path
-    error: GmemError | None = None
-    facts: dict[str, str] = field(default_factory=lambda: dict(FACTS))
-    asked: list[int] = field(default_factory=list)
-
-    def saved(self, spec: testbed.TestbedSpec, evidence: Path, clock: object) -> Path:
-        self.asked.append(len(spec.guests))
-        if self.error:
-            raise self.error
-        guest = testbed.GuestState(name="g0", pid=7, chunks=(0x200000,))
-        state = testbed.TestbedState(
-            release="7.3.4", version="#1", guests=(guest,), user_key="", user_public="", host_keys={}, host_public={},
-            kernel_facts=self.facts,
-        )  # fmt: skip
-        state.save(self.folder / DESCRIPTION)
-        return self.folder
-
-
-Make = Callable[..., Session]
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Make:
-    """A session on a lab; its notices are in ``notes``."""
-
-    def evidence(name: str) -> Path:
-        for number in range(100):
-            folder = tmp_path / "evidence" / f"{name}-{number}"
-            if not folder.exists():
-                folder.mkdir(parents=True)
-                return folder
-        raise AssertionError("too many folders")
-
-    def make(lab: object = None, notes: list[str] | None = None, **options: object) -> Session:
-        notice = (notes if notes is not None else []).append
-        session = Session(RunOptions(**options), evidence, lambda path: path.name, notice)  # type: ignore[arg-type]
-        session._lab = lab  # type: ignore[assignment]
-        return session
-
-    return make
-
-
-def name(word: str) -> CaseName:
-    return CaseName("smoke", word, "A claim.")
 
 
 class TestOptions:
@@ -96,6 +38,9 @@ class TestOptions:
     def test_unknown_words(self, make: Make, options: dict[str, str], sentence: str) -> None:
         with pytest.raises(UsageError, match=sentence):
             make(**options)
+
+
+__all__ = ["make"]  # the fixture
 
 
 class TestScenarios:
@@ -221,93 +166,6 @@ class TestDisturbedWindows:
         folders = self.results([wrong, case("x")], monkeypatch)
         assert make(FakeLab(tmp_path)).run(ONE, name("x")).verdict is Verdict.DEVIATES
         assert len(folders) == 1
-
-
-def off(counter: str, verdict: Verdict = Verdict.DEVIATES, messages: tuple[str, ...] = ()) -> CaseResult:
-    """A case that ended with a step in which one counter was off by 64 pages."""
-    return case("x", verdict, replace(step(0, finding(counter, 0, -64, verdict=Verdict.DEVIATES)), messages=messages))
-
-
-class TestChained:
-    """A scenario that is first measured with one sample between two steps."""
-
-    def run(
-        self,
-        seen: list[CaseResult],
-        make: Make,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        scenario: Scenario = ONE,
-    ) -> tuple[CaseResult, list[bool], list[str]]:
-        """The result, whether each measurement was chained, and what was said."""
-        how: list[bool] = []
-        left = list(seen)
-
-        def run_scenario(*words: object, chained: bool, **more: object) -> CaseResult:
-            how.append(chained)
-            return left.pop(0)
-
-        monkeypatch.setattr(session_module, "run_scenario", run_scenario)
-        notes: list[str] = []
-        result = make(FakeLab(tmp_path), notes).run(scenario, name("x"), chained=True)
-        assert not left
-        return result, how, notes
-
-    @pytest.mark.parametrize(
-        "seen",
-        [
-            case("x"),
-            case("x", Verdict.INFRA),
-            case("x", Verdict.DEVIATES),
-            off("gmem/g0"),
-            off("nr_file_pages"),
-            off("F", messages=("contents: wrong",)),
-            off("F", Verdict.CRASH),
-        ],
-        ids=["passes", "infra", "no-step", "gmem", "nr_file_pages", "contents", "crash"],
-    )
-    def test_what_no_window_explains_is_measured_once(
-        self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: CaseResult
-    ) -> None:
-        result, how, notes = self.run([seen], make, tmp_path, monkeypatch)
-        assert (result.verdict, result.sentence, how, notes) == (seen.verdict, "sentence of x", [True], [])
-        assert not result.again
-
-    @pytest.mark.parametrize("then", [off("F"), off("gmem/g0"), case("x", Verdict.CRASH)], ids=["F", "gmem", "crash"])
-    def test_what_other_activity_moves_has_to_be_off_in_windows_of_its_own(
-        self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: CaseResult
-    ) -> None:
-        result, how, notes = self.run([off("F"), then], make, tmp_path, monkeypatch)
-        assert (result.verdict, result.sentence, how, notes) == (then.verdict, "sentence of x", [True, False], [])
-
-    @pytest.mark.parametrize("verdict", [Verdict.DEVIATES, Verdict.INCONCLUSIVE])
-    def test_what_shows_in_a_chain_alone_is_told(
-        self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: Verdict
-    ) -> None:
-        result, how, notes = self.run([off("F", verdict), case("x")], make, tmp_path, monkeypatch)
-        assert (result.verdict, how) == (Verdict.PASS, [True, False])
-        before = "with one sample between two steps: sentence of x"
-        assert result.sentence == f"sentence of x (measured 2 times; before: {before})"
-        assert result.again
-        assert notes == [f"smoke/x was measured again, {before}"]
-
-    def test_a_chain_is_no_second_witness_of_pages_in_flight(
-        self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        one = case("x", Verdict.DEVIATES, step(0, finding("unaccounted", 0, 1, verdict=Verdict.DEVIATES)))
-        result, how, _ = self.run([one, one, case("x")], make, tmp_path, monkeypatch)
-        assert (result.verdict, how) == (Verdict.PASS, [True, False, False])
-
-    def test_what_cannot_be_chained_is_not(self, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        _, how, _ = self.run([case("x")], make, tmp_path, monkeypatch, Scenario("one", (Empty(),), frames=True))
-        assert how == [False]
-
-    @pytest.mark.parametrize(("transport", "may"), [("ssh", False), ("local", False), ("emulated", True)])
-    def test_only_a_host_at_rest_is_chained(self, make: Make, transport: str, may: bool) -> None:
-        session = make()
-        assert session.may_chain(ONE)
-        session.host = cast(Any, SimpleNamespace(transport=transport))
-        assert session.may_chain(ONE) is may
 
 
 class TestInfo:
