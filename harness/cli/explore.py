@@ -150,7 +150,7 @@ def _explore(
             place,
             Corpus(folder),
             Coverage(session.design),
-            Findings(place.path, session.options, seed, kernel, session.design),
+            Findings(place.path, session.options, f"gmem explore --seed {seed}", kernel, session.design),
             together=wanted.together,
             ended=show.end,
             note=show.note,

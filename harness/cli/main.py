@@ -54,6 +54,7 @@ COMMANDS: Final[Mapping[str, Lazy]] = MappingProxyType(
         "run": Lazy("harness.cli.run", "run_command", "Run suites on a kernel and judge what it did."),
         "selftests": Lazy("harness.cli.selftests", "selftests_command", "Run the kernel's own KVM selftests on it."),
         "explore": Lazy("harness.cli.explore", "explore_command", "Random scenarios on a kernel against the model."),
+        "shrink": Lazy("harness.cli.shrink", "shrink_command", "The least that still shows what a scenario shows."),
         "report": Lazy("harness.cli.report", "report_command", "Merge runs into one table of claims."),
         "statistics": Lazy(
             "harness.cli.statistics", "statistics_command", "Many runs: false alarms, and unused bounds."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -27,7 +27,7 @@ from harness.run.session import Session
 from harness.run.verdict import Verdict
 from harness.scenario.scenario import Scenario
 
-SUITE, CLAIM = "explore", "a random scenario moves every counter as the model says"
+RANDOM = CaseName("explore", "", "a random scenario moves every counter as the model says")
 ATTEMPTS = 2
 """Times that a case is run whose testbed failed; what is measured is never repeated here for its verdict."""
 SHOWN_AGAIN = 3
@@ -96,6 +96,8 @@ class SessionRunner:
     options: RunOptions
     out: Path
     notice: Callable[[str], None]
+    name: CaseName = RANDOM
+    """Of its cases, but for the scenario's name."""
     session: Session = field(init=False)
     folders: list[Path] = field(default_factory=list)
 
@@ -112,7 +114,8 @@ class SessionRunner:
         """Run it; raises nothing for what happens to the testbed or the kernel."""
         self.folders.clear()
         plain = msgspec.structs.replace(scenario, seed=None)  # its seed is one of explore's, not of the suite model's
-        result = self.session.run(plain, CaseName(SUITE, scenario.name, CLAIM), chained=chained)
+        name = replace(self.name, case=scenario.name)
+        result = self.session.run(plain, name, chained=chained)
         self.session.cases.clear()
         rules = rules_met(self.out / result.evidence, len(result.steps)) if result.evidence else ()
         for folder in self.folders:

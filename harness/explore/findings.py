@@ -53,12 +53,15 @@ class Found(msgspec.Struct, kw_only=True):
             self.smallest, self.shown_again = smaller, True
 
 
-def replay_command(file: Path, options: RunOptions) -> str:
-    """The command that runs a scenario as the exploration did."""
-    words = ["gmem", "run", str(file)]
+def command_for(command: str, file: Path, options: RunOptions) -> str:
+    """``gmem COMMAND FILE`` with the kernel, host, design and guests of ``options``."""
+    usual = RunOptions()
+    words = ["gmem", command, str(file)]
+    words += ["--host", options.host] if options.host != usual.host else []
     words += ["--kernel", options.kernel] if options.kernel else []
     words += [word for path in options.patches for word in ("--patch", str(path))]
-    words += ["--design", options.design] if options.design != "auto" else []
+    words += ["--guest", options.guest] if options.guest != usual.guest else []
+    words += ["--design", options.design] if options.design != usual.design else []
     words += [f"--cmdline={options.command_line}"] if options.command_line else []
     return shlex.join(words)
 
@@ -69,7 +72,8 @@ class Findings:
 
     out: Path
     options: RunOptions
-    seed: int
+    origin: str
+    """The command that the scenarios come from, e.g. ``gmem explore --seed 7``."""
     kernel: str
     design: str
     all: dict[Signature, Found] = field(default_factory=dict)
@@ -103,14 +107,14 @@ class Findings:
         """Write the scenario with what it shows; raises ``InfraError`` when it cannot be kept."""
         path = self.file(found)
         scenario = msgspec.structs.replace(found.smallest, name=found.name, seed=None)
-        drawn = f"drawn as {found.scenario.name} with gmem explore --seed {self.seed}"
-        how = f"{drawn}, {len(found.scenario.steps)} steps; {len(scenario.steps)} steps after {found.tries} tries"
+        first = f"first: {found.scenario.name} of {self.origin}, {len(found.scenario.steps)} steps"
+        how = f"{first}; {len(scenario.steps)} steps after {found.tries} tries"
         lines = [
             f"shows: {found.signature}",
             f"says: {found.sentence}",
             f"kernel: {self.kernel}; design: {self.design}",
             f"{how}{f' ({found.unfinished})' if found.unfinished else ''}",
-            f"again: {replay_command(path, self.options)}",
+            f"again: {command_for('run', path, self.options)}",
         ]
         text = "".join(f"# {one_line(line, 2000)}\n" for line in lines)
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from harness.explore.exploration import Exploration
-from harness.explore.findings import FOUND, replay_command
+from harness.explore.findings import FOUND, Findings, Found, command_for
 from harness.report.summary import kernel_text
 from harness.report.text import one_line
 from harness.run.result import RunInfo
@@ -102,25 +102,7 @@ def summary(exploration: Exploration, info: RunInfo, jobs: int) -> Summary:
         counts=counts | ({"lost": exploration.lost} if exploration.lost else {}),
         retried=exploration.retried,
         again=exploration.again,
-        found=tuple(
-            FoundRecord(
-                name=one.name,
-                kind=one.signature.kind,
-                what=one.signature.what,
-                rule=one.signature.rule,
-                sentence=one.sentence,
-                file=f"{FOUND}/{one.name}.yaml",
-                evidence=one.evidence,
-                first=one.scenario.name,
-                steps_first=len(one.scenario.steps),
-                steps=len(one.smallest.steps),
-                tries=one.tries,
-                again=one.again,
-                shown_again=one.shown_again,
-                unfinished=one.unfinished,
-            )
-            for one in exploration.findings.all.values()
-        ),
+        found=tuple(map(found_record, exploration.findings.all.values())),
         rules=dict(exploration.coverage.met),
         never=dict(exploration.coverage.never),
         combinations=len(exploration.coverage.combinations),
@@ -130,20 +112,46 @@ def summary(exploration: Exploration, info: RunInfo, jobs: int) -> Summary:
     )
 
 
+def found_record(one: Found) -> FoundRecord:
+    """The record of one thing that was found."""
+    return FoundRecord(
+        name=one.name,
+        kind=one.signature.kind,
+        what=one.signature.what,
+        rule=one.signature.rule,
+        sentence=one.sentence,
+        file=f"{FOUND}/{one.name}.yaml",
+        evidence=one.evidence,
+        first=one.scenario.name,
+        steps_first=len(one.scenario.steps),
+        steps=len(one.smallest.steps),
+        tries=one.tries,
+        again=one.again,
+        shown_again=one.shown_again,
+        unfinished=one.unfinished,
+    )
+
+
+def found_text(one: Found, findings: Findings) -> list[str]:
+    """One thing that was found, as lines for people: what, the steps that show it, their origin, the command."""
+    how = f"{len(one.scenario.steps)} steps as {one.scenario.name}, {len(one.smallest.steps)} after {one.tries} tries"
+    how += f"; shown by {one.again} further cases" if one.again else ""
+    how += f"; {one.unfinished}" if one.unfinished else ""
+    return [
+        f"found:   {one.signature}",
+        f"         {one_line(one.sentence)}",
+        *(f"         {step.text()}" for step in one.smallest.steps),
+        f"         {how}",
+        f"         {command_for('run', findings.file(one), findings.options)}",
+        "",
+    ]
+
+
 def summary_text(told: Summary, exploration: Exploration, info: RunInfo, out: Path) -> str:
     """The end of an exploration for people."""
     lines: list[str] = [""]
     for one in exploration.findings.all.values():
-        file = exploration.findings.file(one)
-        how = (
-            f"{len(one.scenario.steps)} steps as {one.scenario.name}, {len(one.smallest.steps)} after {one.tries} tries"
-        )
-        lines += [f"found:   {one.signature}", f"         {one_line(one.sentence)}"]
-        lines += [f"         {step.text()}" for step in one.smallest.steps]
-        lines += [
-            f"         {how}; shown by {one.again} further cases{f'; {one.unfinished}' if one.unfinished else ''}"
-        ]
-        lines += [f"         {replay_command(file, exploration.findings.options)}", ""]
+        lines += found_text(one, exploration.findings)
     met = ", ".join(f"{rule} {count}" for rule, count in told.rules.items())
     never = ", ".join(f"{rule} (needs {needs})" if needs else rule for rule, needs in told.never.items())
     counts = ", ".join(f"{count} {word}" for word, count in sorted(told.counts.items()))

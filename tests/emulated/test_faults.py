@@ -8,10 +8,13 @@ run on each, on one saved testbed: enough to see the fault, and to see that it i
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 
+from harness.run.verdict import Verdict
+from harness.scenario.scenario import Scenario
 from tests.emulated.conftest import Ended, Gmem
 from tests.planted.faults import load
 
@@ -37,6 +40,22 @@ def test_a_planted_fault_is_caught_and_named(gmem_cli: Gmem, name: str) -> None:
             assert finding["observed"] is not None
             assert not finding["low"] <= finding["observed"] <= finding["high"]
             assert all(finding["reasons"])
+    assert not gmem_cli.left_behind()
+
+
+def test_a_deviation_is_made_small(gmem_cli: Gmem) -> None:
+    """Down to the step and the page that show it, on that kernel."""
+    patch = load("second-page-leaked").patch
+    seen = gmem_cli.run("smoke", "-k", "one_page", "--patch", str(patch))
+    [case] = seen.cases
+    assert "smaller: gmem shrink " in seen.stdout
+    ended = gmem_cli.run(str(seen.out / case["evidence"]), "--patch", str(patch), command="shrink")
+    assert ended.code == Verdict.DEVIATES.exit_code, ended.stdout + ended.stderr
+    found = json.loads((ended.out / "shrink.json").read_text())["found"]
+    assert (found["what"], found["shown_again"], found["unfinished"]) == ("unaccounted too high", True, ""), found
+    scenario = Scenario.from_yaml((ended.out / found["file"]).read_text())
+    assert len(scenario.steps) == found["steps"] < found["steps_first"]
+    assert {pages.count for step in scenario.steps for pages in step.ranges()} == {1}
     assert not gmem_cli.left_behind()
 
 

@@ -14,8 +14,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import harness.cli.explore as command
+import harness.cli.shrink as shrink_command
 from harness.cli.main import main
 from harness.explore.case import Met, Runner
+from harness.run.options import RunOptions
 from harness.run.result import AGAIN, CaseResult, Finding, StepResult
 from harness.run.session import Session
 from harness.run.verdict import Verdict
@@ -126,5 +128,27 @@ def explore(paper: Paper, *words: str) -> int:
     return main(["explore", *words])
 
 
+@dataclass
+class PaperShrinker(PaperRunner):
+    """A runner with the session that ``gmem shrink`` asks for the kernel's name."""
+
+    session: Session
+
+
+def shrink(paper: Paper, *words: str) -> int:
+    """``gmem shrink WORDS`` on paper, in this process."""
+
+    def made(options: RunOptions, out: Path, note: Callable[[str], None]) -> Any:
+        session = Session(options, evidence=lambda case: out / case, relative=str, notice=note)
+        session.design = "order0"
+        return PaperShrinker(paper, note, session)
+
+    shrink_command.make_runner = made
+    return main(["shrink", *words])
+
+
 if __name__ == "__main__":
-    sys.exit(explore(Paper(Path(sys.argv[1]), seconds=float(sys.argv[2]), bad=False), *sys.argv[3:]))
+    folder, pause, *words = sys.argv[1:]
+    if words[0] == "shrink":
+        sys.exit(shrink(Paper(Path(folder), seconds=float(pause)), *words[1:]))
+    sys.exit(explore(Paper(Path(folder), seconds=float(pause), bad=False), *words))

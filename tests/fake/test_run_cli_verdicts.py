@@ -41,6 +41,20 @@ class TestExitCodes:
         assert runs.info()["exit_code"] == code
         assert [result["verdict"] for result in runs.results()] == [word.replace("_", "-")]
 
+    @pytest.mark.parametrize("word", ["pass", "infra", "inconclusive"])
+    def test_what_says_nothing_of_the_kernel_is_not_offered_to_be_made_smaller(self, runs: Runs, word: str) -> None:
+        assert "smaller: " not in runs.run(runs.cases("pass", word), "--out", "out").stdout
+
+    @pytest.mark.parametrize("word", ["deviates", "crash"])
+    def test_what_speaks_of_the_kernel_is_offered_to_be_made_smaller(self, runs: Runs, word: str) -> None:
+        ended = runs.run(runs.cases("pass", word), "--out", "out", "--design", "order0")
+        [line] = [line for line in ended.stdout.splitlines() if line.startswith("smaller: ")]
+        command = line.split()
+        assert command[1:3] == ["gmem", "shrink"]
+        assert command[4:] == ["--design", "order0"]
+        assert (runs.folder / command[3]) == runs.folder / "out" / runs.results()[1]["evidence"] / "scenario.yaml"
+        assert Path(runs.folder, command[3]).is_file()
+
     def test_the_worst_of_several(self, runs: Runs) -> None:
         ended = runs.run(runs.cases("pass", "infra", "deviates", "inconclusive", "skip"), "--out", "out")
         assert ended.code == 1
