@@ -121,21 +121,20 @@ def cut(sentence: str, width: int = WIDTH) -> str:
 def markdown(lines: Sequence[Line], command: str) -> str:
     """The board as a table between two marks, with the command that makes it."""
     rows = [
-        "| kernel | fault | what a user would suffer | exit | caught by | the reason given |"
-        " the kernel's own selftests | build, verdict |",
-        "|---|---|---|---|---|---|---|---|",
+        "| kernel | fault | exit code | build, verdict in s | caught by | the selftests |",
+        "|---|---|---|---|---|---|",
     ]
     for line in lines:
-        build, verdict = _times(line.result)
+        shown = line.result.case if line.result else ""
+        if line.result and line.result.counter:
+            shown += f": `{line.result.counter}`"
         cells = (
             line.kernel,
-            line.name,
-            line.fault.suffers if line.fault else "nothing",
+            f"`{line.name}`" if line.fault else line.name,
             "" if line.result is None else str(line.result.verdict.exit_code),
-            (line.by or line.said) if line.holds else f"**{line.said}**",
-            cut(line.result.reason, 160) if line.result is not None else "",
-            line.own_tests,
-            f"{build} s, {verdict} s" if build else "",
+            ", ".join(_times(line.result)) if line.result else "",
+            (shown or line.said) if line.holds else f"**{line.said}**",
+            line.own_tests.removesuffix(" (missed)"),
         )
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join([BEGIN, f"`{command}`:", "", *rows, "", total(lines) + ".", END])

@@ -97,6 +97,13 @@ def test_a_fault_that_is_named_is_caught_with_case_counter_and_reason(
     assert total([line, healthy]) == "caught and named: 1 of 1 planted faults; without a fault 7.3 pass the same cases"
 
 
+def test_the_page_says_who_caught_it_and_what_the_selftests_say(paper: Paper, fault: Fault, tmp_path: Path) -> None:
+    paper.fails["run leak"] = [FINE, LEAK]
+    rows = markdown(board(paper, fault, tmp_path, selftests=True), "command").splitlines()
+    assert "| 7.3 | `leak` | 1 | 12, 3 | conversions/one_chunk: `F +512/+480` | pass |" in rows
+    assert "| 7.3 | (no fault) | 0 | 12, 3 | passes | pass |" in rows
+
+
 def test_a_fault_that_passes_is_missed(paper: Paper, fault: Fault, tmp_path: Path) -> None:
     lines = board(paper, fault, tmp_path)
     assert not lines[0].holds
