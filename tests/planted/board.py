@@ -136,7 +136,7 @@ def markdown(lines: Sequence[Line], command: str) -> str:
             (shown or line.said) if line.holds else f"**{line.said}**",
             line.own_tests.removesuffix(" (missed)"),
         )
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        rows.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join([BEGIN, f"`{command}`:", "", *rows, "", total(lines) + ".", END])
 
 

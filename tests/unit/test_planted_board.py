@@ -288,7 +288,7 @@ def test_the_page_takes_the_board_between_its_marks() -> None:
 
 
 def test_a_cell_does_not_break_the_table(fault: Fault) -> None:
-    result = Result(fault="leak", kernel="7.3", way=CASES, key="", verdict=Verdict.DEVIATES, reason="a | b\nc")
+    result = Result(fault="leak", kernel="7.3", way=CASES, key="", verdict=Verdict.DEVIATES, missed="a | b\nc")
     rows = markdown([Line("7.3", fault, result)], "python -m tests.planted").splitlines()
     [row] = [row for row in rows if row.startswith("| 7.3 |")]
     assert "a \\| b c" in row
