@@ -54,16 +54,8 @@ class Found(msgspec.Struct, kw_only=True):
 
 
 def command_for(command: str, file: Path, options: RunOptions) -> str:
-    """``gmem COMMAND FILE`` with the kernel, host, design and guests of ``options``."""
-    usual = RunOptions()
-    words = ["gmem", command, str(file)]
-    words += ["--host", options.host] if options.host != usual.host else []
-    words += ["--kernel", options.kernel] if options.kernel else []
-    words += [word for path in options.patches for word in ("--patch", str(path))]
-    words += ["--guest", options.guest] if options.guest != usual.guest else []
-    words += ["--design", options.design] if options.design != usual.design else []
-    words += [f"--cmdline={options.command_line}"] if options.command_line else []
-    return shlex.join(words)
+    """``gmem COMMAND FILE`` for the same kernel, host, design and guests."""
+    return shlex.join(["gmem", command, str(file), *options.words()])
 
 
 @dataclass

@@ -47,6 +47,8 @@ _WRONG: Final = 20
 """Cases that did not pass and are named before everything else."""
 _OPEN: Final = frozenset({Verdict.CRASH, Verdict.NO_BOOT})
 """Verdicts whose cause is on a console."""
+_OF_THE_KERNEL: Final = frozenset({Verdict.DEVIATES, Verdict.CRASH})
+"""Verdicts that say something of the kernel which a smaller scenario may show too."""
 _CLOSED: Final = frozenset({Verdict.PASS, Verdict.XFAIL, Verdict.SKIP, Verdict.NOTHING_RAN})
 
 
@@ -94,6 +96,8 @@ class _Case:
     more_steps: int
     link: str
     consoles: list[_Console]
+    smaller: str
+    """The command that makes it small; '' where nothing was seen of the kernel, or no scenario is there."""
     open: bool
     open_consoles: bool
 
@@ -103,7 +107,7 @@ def html(info: RunInfo, cases: Sequence[CaseResult], out: Path, claims: Table | 
 
     ``claims``: the table of claims of this run, for a run that has cases about them.
     """
-    told = [_case(number, case, out) for number, case in enumerate(cases, 1)]
+    told = [_case(number, case, out, info.same) for number, case in enumerate(cases, 1)]
     detailed = _detailed(told)
     return template("report.html.j2").render(
         info=info,
@@ -172,7 +176,7 @@ def _facts(info: RunInfo) -> list[tuple[str, list[tuple[str, str]]]]:
     ]
 
 
-def _case(number: int, case: CaseResult, out: Path) -> _Case:
+def _case(number: int, case: CaseResult, out: Path, same: Sequence[str]) -> _Case:
     summary = summarize(case)
     folder = inside(out, case.evidence)
     return _Case(
@@ -186,9 +190,16 @@ def _case(number: int, case: CaseResult, out: Path) -> _Case:
         more_steps=max(0, len(case.steps) - _STEPS),
         link="" if folder is None else "./" + quote(case.evidence.strip("/")) + "/",
         consoles=[] if folder is None else _consoles(folder, out, crashed=case.verdict in _OPEN),
+        smaller="" if folder is None or case.verdict not in _OF_THE_KERNEL else _smaller(folder, same),
         open=case.verdict not in _CLOSED,
         open_consoles=case.verdict in _OPEN,
     )
+
+
+def _smaller(folder: Path, same: Sequence[str]) -> str:
+    """``gmem shrink`` for the case with this evidence."""
+    file = folder / "scenario.yaml"
+    return shlex.join(["gmem", "shrink", str(file), *same]) if file.is_file() else ""
 
 
 def _step(step: StepResult) -> _Step:

@@ -38,6 +38,21 @@ class RunOptions:
     require: bool = False
     """A case that is skipped because the host lacks something fails (``infra``)."""
 
+    def words(self) -> tuple[str, ...]:
+        """What a command line needs behind ``gmem run FILE`` for the same kernel, host, design and guests.
+
+        >>> RunOptions(kernel="6.12", design="order0", deadline=5.0).words()
+        ('--kernel', '6.12', '--design', 'order0')
+        """
+        usual = RunOptions()
+        words = ["--host", self.host] if self.host != usual.host else []
+        words += ["--kernel", self.kernel] if self.kernel else []
+        words += [word for path in self.patches for word in ("--patch", str(path))]
+        words += ["--guest", self.guest] if self.guest != usual.guest else []
+        words += ["--design", self.design] if self.design != usual.design else []
+        words += [f"--cmdline={self.command_line}"] if self.command_line else []
+        return tuple(words)
+
 
 def check_options(options: RunOptions) -> None:
     """Raises ``UsageError`` for an unknown host, design or launch: now, not after a kernel was built."""

@@ -190,3 +190,5 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     counts: dict[str, int]
     """Number of cases per verdict word."""
     sharpness: Sharpness = Sharpness()
+    same: tuple[str, ...] = ()
+    """What ``gmem run FILE`` needs behind it for the same kernel, host, design and guests."""

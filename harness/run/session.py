@@ -386,6 +386,7 @@ class Session:
             command=command,
             counts={kind.value: sum(case.verdict is kind for case in self.cases) for kind in Verdict},
             sharpness=sharpness(self.cases),
+            same=self.options.words(),
         )
 
 

@@ -113,4 +113,5 @@ def hostile_run(text: str) -> RunInfo:
         versions=table,
         command=(text,),
         counts={text: 1},
+        same=(text,),
     )

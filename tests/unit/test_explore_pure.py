@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from report_records import case, finding, step
@@ -11,8 +12,10 @@ from report_records import case, finding, step
 from harness.errors import UsageError
 from harness.explore.budget import Budget, seconds_of
 from harness.explore.draw import STEPS, Shape, draw_scenario
+from harness.explore.findings import command_for
 from harness.explore.shrink import OutOfBudget, shrink
 from harness.explore.signature import Signature, signature
+from harness.run.options import RunOptions
 from harness.run.verdict import Verdict
 from harness.scenario.scenario import Scenario
 from harness.scenario.steps import (
@@ -269,3 +272,16 @@ def test_the_budget_ends_by_time_cases_or_findings() -> None:
     assert budget.half_spent(0)
     now[0] = 110
     assert budget.spent(0, 0)
+
+
+def test_a_command_names_what_is_not_usual_and_takes_a_patch_with_spaces() -> None:
+    file = Path("found/a.yaml")
+    assert command_for("run", file, RunOptions(seed=3, keep=True)) == "gmem run found/a.yaml"
+    options = RunOptions(
+        kernel="6.12", patches=(Path("a fix.patch"), Path("b")), host="h.yaml", design="order0", guest="snp",
+        command_line="-x y",
+    )  # fmt: skip
+    assert command_for("shrink", file, options) == (
+        "gmem shrink found/a.yaml --host h.yaml --kernel 6.12 --patch 'a fix.patch' --patch b --guest snp"
+        " --design order0 '--cmdline=-x y'"
+    )

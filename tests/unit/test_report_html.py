@@ -197,6 +197,20 @@ def test_the_console_of_a_boot_that_failed_is_shown_without_any_case(tmp_path: P
     assert "No case was run." in found.shown
 
 
+def test_what_is_seen_of_the_kernel_has_the_command_that_makes_it_small(tmp_path: Path) -> None:
+    cases = []
+    for name, verdict in (("a", Verdict.DEVIATES), ("b", Verdict.CRASH), ("c", Verdict.INFRA), ("d", Verdict.PASS)):
+        (tmp_path / "evidence" / name).mkdir(parents=True)
+        (tmp_path / "evidence" / name / "scenario.yaml").touch()
+        cases.append(case(name, verdict, evidence=f"evidence/{name}"))
+    (tmp_path / "evidence" / "empty").mkdir()
+    cases.append(case("empty", Verdict.DEVIATES, evidence="evidence/empty"))
+    shown = page(run_info(Verdict.DEVIATES, same=("--patch", "a fix.patch")), cases, tmp_path).shown
+    for name in ("a", "b"):
+        assert f"gmem shrink {tmp_path}/evidence/{name}/scenario.yaml --patch 'a fix.patch'" in shown
+    assert shown.count("gmem shrink") == 2
+
+
 @pytest.mark.parametrize("evidence", ["../secret", "/etc", "evidence/../../secret", "javascript:alert(1)", ".", "a\0b"])
 def test_evidence_does_not_lead_out_of_the_directory(tmp_path: Path, evidence: str) -> None:
     (tmp_path / "secret").mkdir()
@@ -240,6 +254,7 @@ def test_hostile_text_stays_text(tmp_path: Path, text: str) -> None:
     folder = tmp_path / "evidence" / "a"
     folder.mkdir(parents=True)
     (folder / "host-console.txt").write_text(text, errors="surrogatepass")
+    (folder / "scenario.yaml").touch()
     hostile = [hostile_case(text), case("a", Verdict.CRASH, evidence="evidence/a")]
     document = html(hostile_run(text), hostile, tmp_path)
     Page(document)
