@@ -212,9 +212,9 @@ def _conclude(watcher: _Watcher, status: int, *, dry_run: bool, as_json: bool) -
         raise UsageError(f"a suite cannot be read: {watcher.errors[0]}")
     if run is not None and run.session is not None and run.out is not None:  # then pytest's status is our verdict's
         info = run.session.info(tuple(sys.argv), ended_by=run.ended_by)
-        final(info, run.session.cases, run.out.path, json_output=as_json)
-        if not as_json and (file := _to_shrink(run.session.cases, run.out.path)) is not None:
-            print(f"smaller: {command_for('shrink', file, run.session.options)}")
+        file = _to_shrink(run.session.cases, run.out.path)
+        smaller = command_for("shrink", file, run.session.options) if file is not None else ""
+        final(info, run.session.cases, run.out.path, json_output=as_json, smaller=smaller)
         if has_claims(run.session.cases) and not as_json:
             table = claims_table([Run(info, run.session.cases, run.out.curves, run.out.path)], run.out.path)
             show_claims(table, sys.stdout)

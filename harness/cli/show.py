@@ -121,11 +121,18 @@ def progress(*, json_output: bool = False, stdout: TextIO | None = None, stderr:
 
 
 def final(
-    info: RunInfo, cases: Sequence[CaseResult], out: Path, *, json_output: bool = False, stdout: TextIO | None = None
+    info: RunInfo,
+    cases: Sequence[CaseResult],
+    out: Path,
+    *,
+    json_output: bool = False,
+    stdout: TextIO | None = None,
+    smaller: str = "",
 ) -> None:
     """The end of a run: all cases, then verdict and sentence, the kernel's exact version, and where the report is.
 
-    ``out`` is the output directory.  With ``json_output``: one object with ``run``, ``cases``, ``out`` and ``report``.
+    ``out`` is the output directory, ``smaller`` a command that makes small what was found.  With ``json_output``: one
+    object with ``run``, ``cases``, ``out`` and ``report``.
     """
     with _second_handle(stdout or sys.stdout) as stream:
         if json_output:
@@ -133,10 +140,10 @@ def final(
             text = msgspec.json.encode(storable(msgspec.to_builtins(whole)), order="sorted").decode()
             print(text, file=stream, flush=True)
         else:
-            _final_text(info, cases, out, stream)
+            _final_text(info, cases, out, stream, smaller)
 
 
-def _final_text(info: RunInfo, cases: Sequence[CaseResult], out: Path, stream: TextIO) -> None:
+def _final_text(info: RunInfo, cases: Sequence[CaseResult], out: Path, stream: TextIO, smaller: str) -> None:
     console = Console(file=stream)
     if not cases:
         print("no case was run", file=stream)
@@ -150,6 +157,7 @@ def _final_text(info: RunInfo, cases: Sequence[CaseResult], out: Path, stream: T
         "design": one_line(info.design),
         "guest": guest_kind_text(info.guest_kind),
         "bounds": sharpness_text(info.sharpness),
+        "smaller": smaller,
         "report": str(out / "report.html"),
     }
     for name, value in facts.items():

@@ -13,11 +13,12 @@ import msgspec
 
 from harness.cli.run import Building
 from harness.cli.show import Progress, progress
-from harness.errors import GmemError, UsageError
+from harness.errors import GmemError, InfraError, UsageError
 from harness.explore.budget import seconds_of
-from harness.explore.case import SHOWN_AGAIN, CaseReport, SessionRunner, run_case, shrink_case
+from harness.explore.case import SHOWN_AGAIN, CaseReport, SessionRunner, ShrinkReport, run_case, shrink_case
 from harness.explore.findings import Findings, Found
 from harness.explore.summary import FoundRecord, found_record, found_text
+from harness.interruption import INTERRUPTION
 from harness.report.store import OutDir
 from harness.report.summary import kernel_text
 from harness.report.text import one_line, storable
@@ -142,8 +143,8 @@ class _Shrinking:
     results: list[CaseResult] = field(default_factory=list)
     findings: Findings | None = None
     found: Found | None = None
-    smaller: Scenario | None = None
-    """The smallest one so far."""
+    smaller: CaseResult | None = None
+    """Of the smallest one so far."""
     ended_by: tuple[Verdict, str] | None = None
 
     def run(self, seconds: float) -> None:
@@ -154,12 +155,22 @@ class _Shrinking:
         except KeyboardInterrupt:
             self.ended_by = Verdict.INTERRUPTED, f"interrupted{'' if self.found else ' before it showed anything'}"
             self._left("it was interrupted before it was the smallest")
-        except GmemError as error:
+        except (GmemError, OSError) as error:
+            trouble = error if isinstance(error, GmemError) else InfraError(f"{error.filename}: {error.strerror}")
             if self.found is None:
-                self.ended_by = verdict_of_error(error), str(error)
-            self._left(str(error))
+                self.ended_by = verdict_of_error(trouble), str(trouble)
+            self._left(str(trouble))
         finally:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """End it: what a host does not get back is told beside what was found, not in its place."""
+        try:
             self.runner.close()
+        except GmemError as error:
+            self._add(self.runner.session.not_given_back(error))
+            if self.found is None and self.ended_by is not None and self.ended_by[0] is Verdict.PASS:
+                self.ended_by = None  # then what the host did not get back is the verdict
 
     def _look(self, seconds: float) -> None:
         report = self._showing()
@@ -174,7 +185,7 @@ class _Shrinking:
         self.found = self.findings.add(report)
         assert self.found is not None, "the first finding is a new one"
         self.show.note(f"shows {report.signature}; makes it smaller for {seconds:.0f} s at most")
-        shrunk = shrink_case(self.runner, report, seconds=seconds, keep=self._keep)
+        shrunk = shrink_case(self.runner, report, seconds=seconds, keep=self._keep, check=INTERRUPTION.check)
         self.found.shrunk(shrunk)
         self.findings.save(self.found)
         if shrunk.result is not None:
@@ -183,6 +194,7 @@ class _Shrinking:
     def _showing(self) -> CaseReport:
         """The scenario as it is; what passes is run again, since some faults show now and then."""
         for _ in range(SHOWN_AGAIN):
+            INTERRUPTION.check()
             report = run_case(self.runner, self.scenario)
             if report.result.verdict is not Verdict.PASS:
                 break
@@ -195,16 +207,23 @@ class _Shrinking:
         self.results.append(result)
         self.show.end(result)
 
-    def _keep(self, smaller: Scenario) -> None:
-        self.smaller = smaller
-        pages = sum(part.count for step in smaller.steps for part in step.ranges())
-        self.show.note(f"smaller: {len(smaller.steps)} steps, {pages} pages in all")
+    def _keep(self, report: ShrinkReport) -> None:
+        """A smaller one: on disk at once."""
+        assert self.found is not None, "what is made smaller was found"
+        assert self.findings is not None, "and is kept"
+        self.found.shrunk(report)
+        self.findings.save(self.found)
+        self.smaller = report.result
+        pages = sum(part.count for step in report.smallest.steps for part in step.ranges())
+        self.show.note(f"smaller: {len(report.smallest.steps)} steps, {pages} pages in all")
 
     def _left(self, why: str) -> None:
         """Shrinking ended before its end: what there is stays."""
         if self.found is not None and self.findings is not None:
-            self.found.left(self.smaller, why)
+            self.found.left(None, why)
             self.findings.save(self.found)
+        if self.smaller is not None:
+            self._add(self.smaller)
 
     def info(self, command: tuple[str, ...]) -> RunInfo:
         """The record of the run: what was found, by its kind, unless the user ended it."""

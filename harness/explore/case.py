@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -21,17 +22,23 @@ from harness.explore.shrink import OutOfBudget, shrink
 from harness.explore.signature import Signature, signature
 from harness.report.store import OutDir
 from harness.run.options import RunOptions
+from harness.run.outcome import outcome
 from harness.run.result import CaseResult
 from harness.run.runner import CaseName
 from harness.run.session import Session
 from harness.run.verdict import Verdict
 from harness.scenario.scenario import Scenario
+from harness.scenario.steps import Empty
 
 RANDOM = CaseName("explore", "", "a random scenario moves every counter as the model says")
 ATTEMPTS = 2
 """Times that a case is run whose testbed failed; what is measured is never repeated here for its verdict."""
 SHOWN_AGAIN = 3
 """Times that a finding is run again before it is said not to show again."""
+TROUBLE_MOST = 8
+"""Tries in a row that say nothing of the kernel: then no further one will."""
+_SAYS = (Verdict.PASS, Verdict.DEVIATES, Verdict.CRASH)
+"""Verdicts that say something of the kernel."""
 
 
 class Behind(msgspec.Struct, frozen=True):
@@ -55,6 +62,9 @@ class CaseReport(msgspec.Struct, frozen=True):
     again: bool = False
     """Whether it was measured again, or what shared its testbed: not only its steps moved counters at first."""
     behind: Behind | None = None
+
+
+_GOES_ON = "it is being made smaller"
 
 
 class ShrinkReport(msgspec.Struct, frozen=True):
@@ -100,12 +110,16 @@ class SessionRunner:
     """Of its cases, but for the scenario's name."""
     session: Session = field(init=False)
     folders: list[Path] = field(default_factory=list)
+    """Evidence of the case in hand: one for each time that it is measured."""
+    others: list[Path] = field(default_factory=list)
+    """Of what came before it: testbeds that were saved, or did not come up, and what is known of the host."""
 
     def __post_init__(self) -> None:
         place = OutDir(self.out)
 
         def evidence(case: str) -> Path:
-            self.folders.append(folder := place.evidence(case))
+            folder = place.evidence(case)
+            (self.folders if case.startswith(f"{self.name.suite}-") else self.others).append(folder)
             return folder
 
         self.session = Session(self.options, evidence=evidence, relative=place.relative, notice=self.notice)
@@ -121,7 +135,11 @@ class SessionRunner:
         for folder in self.folders:
             if result.verdict is Verdict.PASS or folder != self.out / result.evidence:
                 shutil.rmtree(folder, ignore_errors=True)
-        return result, rules
+        for folder in self.others:
+            with suppress(OSError):
+                folder.rmdir()  # of a testbed that was saved before nothing is kept
+        self.others.clear()
+        return (msgspec.structs.replace(result, evidence="") if result.verdict is Verdict.PASS else result), rules
 
     def drop(self, result: CaseResult) -> None:
         """Remove what a result left."""
@@ -168,15 +186,24 @@ class _Trial:
     until: float
     clock: Callable[[], float]
     name: str
+    check: Callable[[], None]
     tries: int = 0
     last: CaseResult | None = None
     """Of the smallest one that showed it."""
+    trouble: int = 0
+    """Tries that said nothing of the kernel, behind the last one that did."""
+    why: str = ""
+    """What the last one of them said."""
 
     def __call__(self, scenario: Scenario) -> bool:
-        if self.clock() >= self.until:
+        self.check()
+        if self.clock() >= self.until or self.trouble >= TROUBLE_MOST:
             raise OutOfBudget
         self.tries += 1
         report = run_case(self.runner, msgspec.structs.replace(scenario, name=self.name, seed=None))
+        self.trouble = 0 if report.result.verdict in _SAYS else self.trouble + 1
+        if self.trouble:
+            self.why = report.result.sentence
         if report.signature != self.wanted:
             self.runner.drop(report.result)
             return False
@@ -192,25 +219,49 @@ def shrink_case(
     *,
     seconds: float,
     clock: Callable[[], float] = time.monotonic,
-    keep: Callable[[Scenario], None] = lambda smaller: None,
+    keep: Callable[[ShrinkReport], None] = lambda report: None,
+    check: Callable[[], None] = lambda: None,
 ) -> ShrinkReport:
     """The smallest scenario that shows what ``found`` shows, on the same kernel, within ``seconds``.
 
     First the scenario itself without the steps behind the one that deviates: what does not show again within
-    ``SHOWN_AGAIN`` runs is left as it is, and the report says so.  Raises ``InfraError`` for a case that shows nothing.
+    ``SHOWN_AGAIN`` runs is left as it is, and the report says so.  What shows without any step is not the steps' doing,
+    and ends there.  ``keep`` gets each smaller one that shows it; ``check`` is called before each try and may raise.
+    Raises ``InfraError`` for a case that shows nothing.
     """
     if found.signature is None:
         raise InfraError(f"{found.scenario.name} shows nothing that could be made smaller")
-    trial = _Trial(runner, found.signature, clock() + seconds, clock, f"{found.scenario.name}-smaller")
-    walked = max(1, len(found.result.steps)) if found.signature.kind == "deviates" else len(found.scenario.steps)
-    begin = msgspec.structs.replace(found.scenario, steps=found.scenario.steps[:walked])
+    wanted, scenario = found.signature, found.scenario
+    trial = _Trial(runner, wanted, clock() + seconds, clock, f"{scenario.name}-smaller", check)
+
+    def report(smallest: Scenario, ended: str) -> ShrinkReport:
+        return ShrinkReport(wanted, smallest, trial.last, trial.tries, ended)
+
+    nothing = msgspec.structs.replace(scenario, steps=(Empty(),))
+    begin = msgspec.structs.replace(scenario, steps=scenario.steps[: _walked(found)])
     try:
+        if not found.result.steps and trial(nothing):
+            return report(nothing, "it shows before the first step: no step is to blame")
         if not any(trial(begin) for _ in range(SHOWN_AGAIN)):
-            why = f"it did not show again in {SHOWN_AGAIN} runs"
-            return ShrinkReport(found.signature, found.scenario, None, trial.tries, why)
+            if trial.trouble:
+                return report(scenario, f"it could not be run again: {trial.why}")
+            return report(scenario, f"it did not show again in {SHOWN_AGAIN} runs")
     except OutOfBudget:
-        return ShrinkReport(found.signature, found.scenario, None, trial.tries, "there was no time to run it again")
-    keep(begin)
-    smallest = shrink(begin, trial, keep=keep)
+        return report(scenario, "there was no time to run it again")
+    keep(report(begin, _GOES_ON))
+    smallest = shrink(begin, trial, keep=lambda smaller: keep(report(smaller, _GOES_ON)))
     ended = f"the {seconds:.0f} s for it were over" if clock() >= trial.until else ""
-    return ShrinkReport(found.signature, smallest, trial.last, trial.tries, ended)
+    if trial.trouble >= TROUBLE_MOST:
+        ended = f"{trial.trouble} tries in a row came to nothing; the last one: {trial.why}"
+    return report(smallest, ended)
+
+
+def _walked(found: CaseReport) -> int:
+    """Steps that are needed to show it: up to one that is off.
+
+    A step in which the kernel crashed, or never came to its end, may not be in the result.
+    """
+    steps = found.result.steps
+    if steps and outcome(list(steps))[0] is Verdict.DEVIATES:
+        return len(steps)
+    return len(found.scenario.steps)

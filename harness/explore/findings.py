@@ -46,11 +46,11 @@ class Found(msgspec.Struct, kw_only=True):
             self.shown_again = True
             self.sentence, self.evidence = report.result.sentence, report.result.evidence
 
-    def left(self, smaller: Scenario | None, why: str) -> None:
-        """Shrinking ended before its end; ``smaller`` is how far it came."""
+    def left(self, report: ShrinkReport | None, why: str) -> None:
+        """Shrinking ended before its end; ``report`` is how far it came."""
+        if report is not None:
+            self.shrunk(report)
         self.unfinished = why
-        if smaller is not None:
-            self.smallest, self.shown_again = smaller, True
 
 
 def command_for(command: str, file: Path, options: RunOptions) -> str:

@@ -62,9 +62,9 @@ class Over(msgspec.Struct, frozen=True):
 
 
 class Smaller(msgspec.Struct, frozen=True):
-    """While a worker shrinks: the smallest scenario so far."""
+    """While a worker shrinks: how far it came."""
 
-    scenario: Scenario
+    report: ShrinkReport
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -90,8 +90,8 @@ class Worker:
     process: multiprocessing.process.BaseProcess
     pipe: Connection
     task: Task | None = None
-    smaller: Scenario | None = None
-    """The smallest scenario of the task in hand."""
+    smaller: ShrinkReport | None = None
+    """How far shrinking has come, in the task in hand."""
     left: list[Scenario] = field(default_factory=list)
     """Scenarios of the task in hand that were not reported yet."""
 
@@ -152,7 +152,7 @@ class Workers:
             if isinstance(message, Said):
                 self.notice(message.line)
             elif isinstance(message, Smaller):
-                worker.smaller = message.scenario
+                worker.smaller = message.report
             else:
                 task = worker.task
                 assert task is not None, "a worker without a task reports nothing"

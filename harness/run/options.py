@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.guest.launch import guest_named
 from harness.host.config.load import load_host
+from harness.kernel.catalog import Catalog
 from harness.model.designs import design_named
 from harness.run.walk import STEP_SECONDS
 
@@ -39,19 +40,32 @@ class RunOptions:
     """A case that is skipped because the host lacks something fails (``infra``)."""
 
     def words(self) -> tuple[str, ...]:
-        """What a command line needs behind ``gmem run FILE`` for the same kernel, host, design and guests.
+        """What a command line needs behind ``gmem run FILE`` for the same kernel, host, design and guests, anywhere.
 
         >>> RunOptions(kernel="6.12", design="order0", deadline=5.0).words()
-        ('--kernel', '6.12', '--design', 'order0')
+        ('--kernel', '6.12', '--design', 'order0', '--deadline=5')
         """
         usual = RunOptions()
-        words = ["--host", self.host] if self.host != usual.host else []
-        words += ["--kernel", self.kernel] if self.kernel else []
-        words += [word for path in self.patches for word in ("--patch", str(path))]
+        words = ["--host", _host(self.host)] if self.host != usual.host else []
+        words += ["--kernel", _kernel(self.kernel)] if self.kernel else []
+        words += [word for path in self.patches for word in ("--patch", str(path.absolute()))]
         words += ["--guest", self.guest] if self.guest != usual.guest else []
         words += ["--design", self.design] if self.design != usual.design else []
         words += [f"--cmdline={self.command_line}"] if self.command_line else []
+        words += [f"--deadline={self.deadline:g}"] if self.deadline != usual.deadline else []
         return tuple(words)
+
+
+def _host(place: str) -> str:
+    """A file from the root; a name stays a name (``load_host``)."""
+    is_file = "/" in place or place.endswith((".yaml", ".yml"))
+    return str(Path(place).expanduser().absolute()) if is_file else place
+
+
+def _kernel(place: str) -> str:
+    """A tree or an image from the root; a name stays a name, also beside a folder of that name (``KernelStore``)."""
+    path = Path(place).expanduser()
+    return str(path.absolute()) if path.exists() and place not in Catalog.load().names() else place
 
 
 def check_options(options: RunOptions) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import harness.cli.explore as command
 import harness.cli.shrink as shrink_command
 from harness.cli.main import main
+from harness.errors import InfraError
 from harness.explore.case import Met, Runner
 from harness.run.options import RunOptions
 from harness.run.result import AGAIN, CaseResult, Finding, StepResult
@@ -91,6 +92,8 @@ class PaperRunner:
 
     def close(self) -> None:
         (self.paper.folder / f"closed-{os.getpid()}").touch()
+        if self.paper.not_given_back:
+            raise InfraError(self.paper.not_given_back)
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,8 @@ class Paper:
     again: bool = False
     """What is chained is measured twice."""
     log: bool = True
+    not_given_back: str = ""
+    """What a host that is closed does not get back."""
 
     def __call__(self, notice: Callable[[str], None]) -> Runner:
         return PaperRunner(self, notice)

@@ -10,21 +10,26 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import harness.cli.explore as command
 import harness.explore.exploration as exploration
-from harness.explore.case import CaseReport, run_case, shrink_case
+from harness.explore.case import TROUBLE_MOST, CaseReport, Met, SessionRunner, ShrinkReport, run_case, shrink_case
 from harness.explore.corpus import Corpus
 from harness.explore.draw import Shape, draw_scenario
 from harness.report.store import load
+from harness.run.options import RunOptions
+from harness.run.result import CaseResult, StepResult
+from harness.run.runner import CaseName
 from harness.run.verdict import Verdict
 from harness.scenario.scenario import Scenario
-from harness.scenario.steps import PunchHole
+from harness.scenario.steps import Convert, Empty, PageRange, PunchHole, Side
 from tests.fake.explore_bench import Paper, PaperRunner, explore, shows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,13 +80,104 @@ def found(tmp_path: Path, seed: int = FIRST_BAD) -> CaseReport:
 
 
 def test_a_finding_is_made_small_on_the_kernel(tmp_path: Path) -> None:
-    kept: list[Scenario] = []
+    kept: list[ShrinkReport] = []
     report = shrink_case(runner(Paper(tmp_path)), found(tmp_path), seconds=60, keep=kept.append)
     assert [type(step) for step in report.smallest.steps] == [PunchHole]
     assert report.smallest.steps[0].ranges()[0].count == 1
     assert report.result is not None
     assert (report.result.verdict, report.ended) == (Verdict.DEVIATES, "")
-    assert kept[-1].steps == report.smallest.steps
+    assert kept[-1].smallest.steps == report.smallest.steps
+    assert (kept[-1].result, kept[-1].tries <= report.tries) == (report.result, True)
+
+
+@dataclass
+class Told:
+    """A runner whose n-th answer is what ``answers`` says of the n-th scenario, the last one for all that follow."""
+
+    answers: Sequence[Callable[[Scenario], CaseResult]]
+    asked: int = 0
+
+    def run(self, scenario: Scenario, *, chained: bool = False) -> tuple[CaseResult, Met]:
+        self.asked += 1
+        return self.answers[min(self.asked, len(self.answers)) - 1](scenario), ()
+
+    def drop(self, result: CaseResult) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def ended(scenario: Scenario, verdict: Verdict, steps: int, sentence: str) -> CaseResult:
+    """A case that came so far, without anything amiss in those steps."""
+    walked = [StepResult(index=n, text="", seconds=0.0, findings=(), recorded={}) for n in range(steps)]
+    return CaseResult(
+        suite="explore", case=scenario.name, claim="", verdict=verdict, sentence=sentence, seconds=0.0,
+        steps=tuple(walked), evidence="",
+    )  # fmt: skip
+
+
+def stuck(scenario: Scenario) -> CaseResult:
+    """A guest never comes back from a hole: that step is not among those that ended."""
+    at = next((n for n, step in enumerate(scenario.steps) if isinstance(step, PunchHole)), None)
+    if at is None:
+        return ended(scenario, Verdict.PASS, len(scenario.steps), "holds")
+    return ended(scenario, Verdict.DEVIATES, at, "a fault of g0 never ends")
+
+
+def shrunk(runner: Told, scenario: Scenario) -> ShrinkReport:
+    return shrink_case(runner, run_case(runner, scenario), seconds=60)
+
+
+PAGES = PageRange("g0.r0", 0, 64)
+FOUR = Scenario("four", (Empty(), PunchHole(PAGES), Empty(), Convert(PAGES, Side.PRIVATE)))
+
+
+def test_a_step_that_never_ends_is_found_although_no_result_has_it() -> None:
+    report = shrunk(Told([stuck]), FOUR)
+    assert report.smallest.steps == (PunchHole(PageRange("g0.r0", 0, 1)),)
+    assert report.result is not None
+
+
+def test_what_shows_before_the_first_step_blames_none() -> None:
+    runner = Told([lambda scenario: ended(scenario, Verdict.DEVIATES, 0, "7 pages before the first step")])
+    report = shrunk(runner, FOUR)
+    assert report.smallest.steps == (Empty(),)
+    assert "no step is to blame" in report.ended
+    assert report.tries == 1
+
+
+def test_trouble_of_the_testbed_is_not_taken_for_an_answer() -> None:
+    dead = lambda scenario: ended(scenario, Verdict.INFRA, 0, "the host is gone")  # noqa: E731
+    report = shrunk(Told([stuck, stuck, dead]), FOUR)
+    assert report.smallest == FOUR
+    assert report.tries == 1 + TROUBLE_MOST
+    assert report.ended == f"{TROUBLE_MOST} tries in a row came to nothing; the last one: the host is gone"
+    report = shrunk(Told([stuck, dead]), FOUR)
+    assert report.ended == "it could not be run again: the host is gone"
+
+
+def test_evidence_that_is_no_case_s_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A saved testbed may live there, and the console of one that did not come up."""
+    runner = SessionRunner(RunOptions(), tmp_path, print, CaseName("shrink", "", ""))
+    verdicts = iter((Verdict.PASS, Verdict.DEVIATES))
+
+    def run(scenario: Scenario, name: CaseName, *, chained: bool) -> CaseResult:
+        if not runner.session.cases:
+            (runner.session.evidence("boot-1-guests") / "host-console.txt").touch()
+            runner.session.evidence("boot-2-guests")
+        folder = runner.session.evidence(f"{name.suite}-{name.case}")
+        (folder / "scenario.yaml").touch()
+        told = ended(scenario, next(verdicts), 0, "told")
+        return msgspec.structs.replace(told, evidence=str(folder.relative_to(tmp_path)))
+
+    monkeypatch.setattr(runner.session, "run", run)
+    assert runner.run(FOUR)[0].evidence == ""
+    assert [path.name for path in (tmp_path / "evidence").iterdir()] == ["boot-1-guests"], "the other one was empty"
+    runner.session.cases.append(ended(FOUR, Verdict.PASS, 0, ""))
+    assert runner.run(FOUR)[0].evidence == "evidence/shrink-four"
+    assert (tmp_path / "evidence" / "shrink-four" / "scenario.yaml").exists()
+    assert (tmp_path / "evidence" / "boot-1-guests" / "host-console.txt").exists()
 
 
 def test_what_does_not_show_again_is_said_not_to(tmp_path: Path) -> None:

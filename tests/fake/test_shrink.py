@@ -91,6 +91,14 @@ def test_what_shows_nothing_ends_with_its_verdict(tmp_path: Path, word: str, cod
     assert told(tmp_path)["verdict"] == word
 
 
+@pytest.mark.parametrize(("name", "code"), [("mine", 1), ("sound", 3)])
+def test_a_host_that_is_not_given_back_is_told_beside_what_was_found(tmp_path: Path, name: str, code: int) -> None:
+    assert shrink(Paper(tmp_path, not_given_back="a knob stays"), f"{name}.yaml", "--out", "out") == code
+    _, cases = load(tmp_path / "out")
+    assert (cases[-1].suite, cases[-1].sentence) == ("host", "a knob stays")
+    assert (told(tmp_path)["found"] is None) == (name == "sound")
+
+
 def test_its_time_ends_it_and_what_there_is_stays(tmp_path: Path) -> None:
     assert shrink(Paper(tmp_path, seconds=0.3), "mine.yaml", "--out", "out", "--time", "1s") == 1
     found = told(tmp_path)["found"]
@@ -146,5 +154,9 @@ def test_an_interruption_leaves_the_smallest_one_so_far(tmp_path: Path, whole_gr
     found = told(tmp_path)["found"]
     assert found["unfinished"] == "it was interrupted before it was the smallest"
     assert found["steps"] < found["steps_first"]
+    assert 0 < found["tries"] < len(asked(tmp_path))
+    assert found["sentence"] == "sentence of mine-smaller"
     assert Scenario.from_yaml((tmp_path / "out" / found["file"]).read_text()).steps
+    _, cases = load(tmp_path / "out")
+    assert [case.case for case in cases] == ["mine", "mine-smaller"]
     assert list(tmp_path.glob("closed-*")), "the testbed was given back"

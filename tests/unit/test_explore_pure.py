@@ -274,14 +274,21 @@ def test_the_budget_ends_by_time_cases_or_findings() -> None:
     assert budget.spent(0, 0)
 
 
-def test_a_command_names_what_is_not_usual_and_takes_a_patch_with_spaces() -> None:
+def test_a_command_names_what_is_not_usual_and_holds_in_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     file = Path("found/a.yaml")
     assert command_for("run", file, RunOptions(seed=3, keep=True)) == "gmem run found/a.yaml"
     options = RunOptions(
         kernel="6.12", patches=(Path("a fix.patch"), Path("b")), host="h.yaml", design="order0", guest="snp",
-        command_line="-x y",
+        command_line="-x y", deadline=600.0,
     )  # fmt: skip
     assert command_for("shrink", file, options) == (
-        "gmem shrink found/a.yaml --host h.yaml --kernel 6.12 --patch 'a fix.patch' --patch b --guest snp"
-        " --design order0 '--cmdline=-x y'"
+        f"gmem shrink found/a.yaml --host {tmp_path}/h.yaml --kernel 6.12 --patch '{tmp_path}/a fix.patch'"
+        f" --patch {tmp_path}/b --guest snp --design order0 '--cmdline=-x y' --deadline=600"
     )
+    (tmp_path / "linux").mkdir()
+    (tmp_path / "6.12").mkdir()
+    assert RunOptions(kernel="linux").words() == ("--kernel", f"{tmp_path}/linux")
+    assert RunOptions(kernel="6.12", host="local").words() == ("--host", "local", "--kernel", "6.12")
