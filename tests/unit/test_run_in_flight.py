@@ -44,13 +44,28 @@ def test_few_unnamed_pages(pages: int) -> None:
         step(finding("unaccounted", 0, IN_FLIGHT + 1)),
         step(finding("unaccounted", 0, 1), finding("nr_unevictable", -512, -511)),
         step(finding("gmem/g0", -1, 0)),
+        step(finding("frames/back", 48, 0), finding("frames/new", 0, 48)),
+        step(finding("frames/back", 1, 0), finding("frames/gone", 0, 1)),
         step(finding("unaccounted", 0, 1), messages=("contents: wrong",)),
         step(finding("F", 5, 5)),
     ],
-    ids=["too many", "a named counter too", "a named counter", "contents", "nothing off"],
+    ids=[
+        "too many",
+        "a named counter too",
+        "a named counter",
+        "frames of another CPU",
+        "frames that went",
+        "contents",
+        "nothing off",
+    ],
 )
 def test_everything_else_is_judged_at_once(last: StepResult) -> None:
     assert pages_in_flight([last]) == ""
+
+
+def test_a_frame_that_somebody_else_took_between_two_windows() -> None:
+    told = pages_in_flight([step(finding("frames/back", 1, 0), finding("frames/new", 0, 1), finding("gmem/g0", 1, 1))])
+    assert told == "step 0: frames/back +1/+0, frames/new +0/+1"
 
 
 def test_no_step() -> None:
