@@ -26,7 +26,6 @@ from harness.explore.together import CHUNKS_MOST, together_at_most
 from harness.explore.workers import Workers
 from harness.report.store import OutDir
 from harness.report.summary import kernel_text
-from harness.report.text import storable
 from harness.run.held import HOOK_FACT
 from harness.run.options import RunOptions, check_options
 from harness.run.outcome import verdict_of_error
@@ -114,7 +113,7 @@ def explore_command(
         raise ended
     told = summary(exploration, info, wanted.jobs)
     _write(place.path / SUMMARY, told)
-    print(_json(told) if as_json else summary_text(told, exploration, info, place.path), flush=True)
+    print(told.text() if as_json else summary_text(told, exploration, info, place.path), flush=True)
     return info.exit_code
 
 
@@ -194,10 +193,5 @@ def _info(session: Session, exploration: Exploration | None, ended: GmemError | 
     return msgspec.structs.replace(info, counts=counts, sharpness=Sharpness())
 
 
-def _json(told: Summary) -> str:
-    plain = storable(msgspec.to_builtins(told))
-    return msgspec.json.format(msgspec.json.encode(plain, order="sorted"), indent=1).decode()
-
-
 def _write(path: Path, told: Summary) -> None:
-    path.write_text(_json(told) + "\n", encoding="utf-8")
+    path.write_text(told.text() + "\n", encoding="utf-8")

@@ -15,7 +15,6 @@ import pytest
 
 from harness.cli.show import Progress, final, progress
 from harness.errors import GmemError, InfraError, UsageError
-from harness.explore.findings import command_for
 from harness.guest.launch import BARE
 from harness.images.recipes import SOURCE_ROOT
 from harness.pytest_plugin import RANDOM_CASES, run_of, selected
@@ -212,9 +211,7 @@ def _conclude(watcher: _Watcher, status: int, *, dry_run: bool, as_json: bool) -
         raise UsageError(f"a suite cannot be read: {watcher.errors[0]}")
     if run is not None and run.session is not None and run.out is not None:  # then pytest's status is our verdict's
         info = run.session.info(tuple(sys.argv), ended_by=run.ended_by)
-        file = _to_shrink(run.session.cases, run.out.path)
-        smaller = command_for("shrink", file, run.session.options) if file is not None else ""
-        final(info, run.session.cases, run.out.path, json_output=as_json, smaller=smaller)
+        final(info, run.session.cases, run.out.path, json_output=as_json)
         if has_claims(run.session.cases) and not as_json:
             table = claims_table([Run(info, run.session.cases, run.out.curves, run.out.path)], run.out.path)
             show_claims(table, sys.stdout)
@@ -233,13 +230,6 @@ def _conclude(watcher: _Watcher, status: int, *, dry_run: bool, as_json: bool) -
         print(json.dumps({"cases": [], "out": None, "report": None, "run": None}))
     print("gmem: no case was selected", file=sys.stderr)
     return Verdict.NOTHING_RAN.exit_code
-
-
-def _to_shrink(cases: Sequence[CaseResult], out: Path) -> Path | None:
-    """The scenario of the first case that shows something of the kernel; None where there is none."""
-    shown = [case for case in cases if case.verdict in (Verdict.DEVIATES, Verdict.CRASH) and case.evidence]
-    files = (out / case.evidence / "scenario.yaml" for case in shown)
-    return next((file for file in files if file.is_file()), None)
 
 
 def _error_of(verdict: Verdict, text: str) -> GmemError:

@@ -22,7 +22,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from harness.report.summary import case_name, guest_kind_text, kernel_text, sharpness_text, summarize
+from harness.report.summary import case_name, guest_kind_text, kernel_text, sharpness_text, shrink_command, summarize
 from harness.report.text import one_line, storable
 from harness.run.result import CaseResult, RunInfo
 from harness.run.verdict import Verdict
@@ -121,18 +121,11 @@ def progress(*, json_output: bool = False, stdout: TextIO | None = None, stderr:
 
 
 def final(
-    info: RunInfo,
-    cases: Sequence[CaseResult],
-    out: Path,
-    *,
-    json_output: bool = False,
-    stdout: TextIO | None = None,
-    smaller: str = "",
+    info: RunInfo, cases: Sequence[CaseResult], out: Path, *, json_output: bool = False, stdout: TextIO | None = None
 ) -> None:
     """The end of a run: all cases, then verdict and sentence, the kernel's exact version, and where the report is.
 
-    ``out`` is the output directory, ``smaller`` a command that makes small what was found.  With ``json_output``: one
-    object with ``run``, ``cases``, ``out`` and ``report``.
+    ``out`` is the output directory.  With ``json_output``: one object with ``run``, ``cases``, ``out`` and ``report``.
     """
     with _second_handle(stdout or sys.stdout) as stream:
         if json_output:
@@ -140,10 +133,10 @@ def final(
             text = msgspec.json.encode(storable(msgspec.to_builtins(whole)), order="sorted").decode()
             print(text, file=stream, flush=True)
         else:
-            _final_text(info, cases, out, stream, smaller)
+            _final_text(info, cases, out, stream)
 
 
-def _final_text(info: RunInfo, cases: Sequence[CaseResult], out: Path, stream: TextIO, smaller: str) -> None:
+def _final_text(info: RunInfo, cases: Sequence[CaseResult], out: Path, stream: TextIO) -> None:
     console = Console(file=stream)
     if not cases:
         print("no case was run", file=stream)
@@ -151,13 +144,14 @@ def _final_text(info: RunInfo, cases: Sequence[CaseResult], out: Path, stream: T
         console.print(_full_table(cases))
     else:
         print("\n".join(_plain_table(cases)), file=stream)
+    smaller = (shrink_command(case, out / case.evidence, info.same) for case in cases)
     facts = {
         "verdict": f"{info.verdict.value} (exit code {info.exit_code}): {one_line(info.sentence)}",
         "kernel": kernel_text(info),
         "design": one_line(info.design),
         "guest": guest_kind_text(info.guest_kind),
         "bounds": sharpness_text(info.sharpness),
-        "smaller": smaller,
+        "smaller": next(filter(None, smaller), ""),
         "report": str(out / "report.html"),
     }
     for name, value in facts.items():

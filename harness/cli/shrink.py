@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
-import msgspec
 
 from harness.cli.run import Building
 from harness.cli.show import Progress, progress
@@ -17,14 +16,14 @@ from harness.errors import GmemError, InfraError, UsageError
 from harness.explore.budget import seconds_of
 from harness.explore.case import SHOWN_AGAIN, CaseReport, SessionRunner, ShrinkReport, run_case, shrink_case
 from harness.explore.findings import Findings, Found
-from harness.explore.summary import FoundRecord, found_record, found_text
+from harness.explore.summary import Ended, FoundRecord, found_record, found_text, of_run
 from harness.interruption import INTERRUPTION
 from harness.report.store import OutDir
 from harness.report.summary import kernel_text
-from harness.report.text import one_line, storable
+from harness.report.text import one_line
 from harness.run.options import RunOptions, check_options
 from harness.run.outcome import verdict_of_error
-from harness.run.result import CaseResult, RunInfo
+from harness.run.result import SCENARIO, CaseResult, RunInfo
 from harness.run.runner import CaseName
 from harness.run.verdict import Verdict
 from harness.run.walk import STEP_SECONDS
@@ -32,18 +31,12 @@ from harness.scenario.scenario import Scenario
 
 DEFAULT_TIME = "5m"
 SUMMARY = "shrink.json"
-IN_EVIDENCE = "scenario.yaml"
 NAME = CaseName("shrink", "", "the kernel moves every counter as the model says")
 
 
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
+class Summary(Ended, frozen=True, kw_only=True):
     """What is written as ``shrink.json``."""
 
-    verdict: Verdict
-    exit_code: int
-    sentence: str
-    kernel: dict[str, str]
-    design: str
     scenario: str
     """Its name."""
     found: FoundRecord | None
@@ -103,28 +96,19 @@ def shrink_command(
     info = shrinking.info(tuple(sys.argv))
     place.finish(info)
     found = shrinking.found
-    told = Summary(
-        verdict=info.verdict,
-        exit_code=info.exit_code,
-        sentence=info.sentence,
-        kernel=info.kernel,
-        design=info.design,
-        scenario=wanted.name,
-        found=found_record(found) if found else None,
-    )
-    text = msgspec.json.format(msgspec.json.encode(storable(msgspec.to_builtins(told)), order="sorted"), indent=1)
-    (place.path / SUMMARY).write_bytes(text + b"\n")
-    print(text.decode() if as_json else _text(info, place.path, shrinking), flush=True)
+    told = Summary(**of_run(info), scenario=wanted.name, found=found_record(found) if found else None)
+    (place.path / SUMMARY).write_text(told.text() + "\n", encoding="utf-8")
+    print(told.text() if as_json else _text(info, place.path, shrinking), flush=True)
     return info.exit_code
 
 
 def read_scenario(path: Path) -> Scenario:
     """The scenario of a YAML file, or of an evidence folder; raises ``UsageError``."""
-    file = path / IN_EVIDENCE if path.is_dir() else path
+    file = path / SCENARIO if path.is_dir() else path
     try:
         return Scenario.from_yaml(file.read_text(encoding="utf-8"), str(file))
     except FileNotFoundError:
-        raise UsageError(f"{path} has no {IN_EVIDENCE}: name a scenario, or the evidence folder of one case") from None
+        raise UsageError(f"{path} has no {SCENARIO}: name a scenario, or the evidence folder of one case") from None
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UsageError(f"{file} cannot be read: {why}") from error

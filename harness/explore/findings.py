@@ -53,9 +53,9 @@ class Found(msgspec.Struct, kw_only=True):
         self.unfinished = why
 
 
-def command_for(command: str, file: Path, options: RunOptions) -> str:
-    """``gmem COMMAND FILE`` for the same kernel, host, design and guests."""
-    return shlex.join(["gmem", command, str(file), *options.words()])
+def replay_command(file: Path, options: RunOptions) -> str:
+    """The command that runs a scenario as the exploration did, in any folder."""
+    return shlex.join(["gmem", "run", str(file), *options.words()])
 
 
 @dataclass
@@ -106,7 +106,7 @@ class Findings:
             f"says: {found.sentence}",
             f"kernel: {self.kernel}; design: {self.design}",
             f"{how}{f' ({found.unfinished})' if found.unfinished else ''}",
-            f"again: {command_for('run', path, self.options)}",
+            f"again: {replay_command(path, self.options)}",
         ]
         text = "".join(f"# {one_line(line, 2000)}\n" for line in lines)
         try:

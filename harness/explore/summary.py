@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from harness.explore.exploration import Exploration
-from harness.explore.findings import FOUND, Findings, Found, command_for
+from harness.explore.findings import FOUND, Findings, Found, replay_command
 from harness.report.summary import kernel_text
-from harness.report.text import one_line
+from harness.report.text import one_line, storable
 from harness.run.result import RunInfo
 from harness.run.verdict import Verdict
 
@@ -38,14 +39,29 @@ class FoundRecord(msgspec.Struct, frozen=True, kw_only=True):
     unfinished: str
 
 
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What is written as ``explore.json``."""
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """What the records of explorations and of shrinking say of their run."""
 
     verdict: Verdict
     exit_code: int
     sentence: str
     kernel: dict[str, str]
     design: str
+
+    def text(self) -> str:
+        """As JSON, clean and sorted."""
+        plain = storable(msgspec.to_builtins(self))
+        return msgspec.json.format(msgspec.json.encode(plain, order="sorted"), indent=1).decode()
+
+
+def of_run(info: RunInfo) -> dict[str, Any]:
+    """The fields of :class:`Ended`."""
+    return {name: getattr(info, name) for name in Ended.__struct_fields__}
+
+
+class Summary(Ended, frozen=True, kw_only=True):
+    """What is written as ``explore.json``."""
+
     seed: int
     seeds_used: int
     """Seeds from ``seed`` on that were drawn."""
@@ -81,11 +97,7 @@ def summary(exploration: Exploration, info: RunInfo, jobs: int) -> Summary:
     done, seconds = exploration.done, exploration.seconds
     counts = {kind.value: count for kind, count in exploration.counts.items()}
     return Summary(
-        verdict=info.verdict,
-        exit_code=info.exit_code,
-        sentence=info.sentence,
-        kernel=info.kernel,
-        design=info.design,
+        **of_run(info),
         seed=exploration.seed,
         seeds_used=exploration.drawn,
         seeds_left=tuple(
@@ -142,7 +154,7 @@ def found_text(one: Found, findings: Findings) -> list[str]:
         f"         {one_line(one.sentence)}",
         *(f"         {step.text()}" for step in one.smallest.steps),
         f"         {how}",
-        f"         {command_for('run', findings.file(one), findings.options)}",
+        f"         {replay_command(findings.file(one), findings.options)}",
         "",
     ]
 

@@ -30,6 +30,7 @@ from harness.report.summary import (
     outside,
     ratio_text,
     sharpness_text,
+    shrink_command,
     summarize,
 )
 from harness.report.text import bounded, clean, tail
@@ -47,10 +48,6 @@ _WRONG: Final = 20
 """Cases that did not pass and are named before everything else."""
 _OPEN: Final = frozenset({Verdict.CRASH, Verdict.NO_BOOT})
 """Verdicts whose cause is on a console."""
-_OF_THE_KERNEL: Final = frozenset({Verdict.DEVIATES, Verdict.CRASH})
-"""Verdicts that say something of the kernel which a smaller scenario may show too."""
-_MADE_SMALL: Final = frozenset({"shrink", "explore"})
-"""Suites whose cases were made small where they could be."""
 _CLOSED: Final = frozenset({Verdict.PASS, Verdict.XFAIL, Verdict.SKIP, Verdict.NOTHING_RAN})
 
 
@@ -192,20 +189,10 @@ def _case(number: int, case: CaseResult, out: Path, same: Sequence[str]) -> _Cas
         more_steps=max(0, len(case.steps) - _STEPS),
         link="" if folder is None else "./" + quote(case.evidence.strip("/")) + "/",
         consoles=[] if folder is None else _consoles(folder, out, crashed=case.verdict in _OPEN),
-        smaller="" if folder is None or not _can_be_made_small(case) else _smaller(folder, same),
+        smaller="" if folder is None else shrink_command(case, folder, same),
         open=case.verdict not in _CLOSED,
         open_consoles=case.verdict in _OPEN,
     )
-
-
-def _can_be_made_small(case: CaseResult) -> bool:
-    return case.verdict in _OF_THE_KERNEL and case.suite not in _MADE_SMALL
-
-
-def _smaller(folder: Path, same: Sequence[str]) -> str:
-    """``gmem shrink`` for the case with this evidence."""
-    file = folder / "scenario.yaml"
-    return shlex.join(["gmem", "shrink", str(file), *same]) if file.is_file() else ""
 
 
 def _step(step: StepResult) -> _Step:

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import fnmatch
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from harness.report.text import one_line
-from harness.run.result import CaseResult, CounterSharpness, Finding, RunInfo, Sharpness, StepResult
+from harness.run.result import SCENARIO, CaseResult, CounterSharpness, Finding, RunInfo, Sharpness, StepResult
 from harness.run.verdict import Verdict
 
 KEY_LIMIT: Final = 6
@@ -36,6 +38,11 @@ _ORDER: Final = (
 
 GOOD: Final = frozenset({Verdict.PASS, Verdict.XFAIL, Verdict.SKIP, Verdict.NOTHING_RAN})
 """Outcomes that no CI needs to look at: everything else is a failure or an error."""
+
+_OF_THE_KERNEL: Final = frozenset({Verdict.DEVIATES, Verdict.CRASH})
+"""Verdicts that say something of the kernel which a smaller scenario may show too."""
+_MADE_SMALL: Final = frozenset({"shrink", "explore"})
+"""Suites whose cases were made small where they could be."""
 
 _GUEST_KINDS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -177,6 +184,17 @@ def ratio_text(row: CounterSharpness) -> str:
     if not row.intervals:
         return "exact"
     return f"{row.ratio:.2g}" if row.ratio is not None else f"up to {row.width_max} around nothing"
+
+
+def shrink_command(case: CaseResult, folder: Path, same: Sequence[str]) -> str:
+    """The command that makes small what a case with this evidence shows of the kernel; '' where there is none.
+
+    ``same``: what it needs for the same kernel (``RunInfo.same``).
+    """
+    file = folder / SCENARIO
+    if case.verdict not in _OF_THE_KERNEL or case.suite in _MADE_SMALL or not (case.evidence and file.is_file()):
+        return ""
+    return shlex.join(["gmem", "shrink", str(file), *same])
 
 
 def run_problem(info: RunInfo, cases: Sequence[CaseResult]) -> CaseResult | None:

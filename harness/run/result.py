@@ -169,6 +169,10 @@ class CaseResult(msgspec.Struct, frozen=True, kw_only=True):
         return AGAIN in self.sentence
 
 
+SCENARIO = "scenario.yaml"
+"""File in the evidence of a case: what was run, by itself."""
+
+
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What ran on what."""
 

@@ -45,7 +45,7 @@ from harness.run.judged import MACHINE_WIDE, NO_GUEST_MEMFD, judged_only
 from harness.run.locate import misplaced
 from harness.run.outcome import CLASSES, outcome, verdict_of_error
 from harness.run.outlived import outlived
-from harness.run.result import CaseResult, Finding, StepResult, apart
+from harness.run.result import SCENARIO, CaseResult, Finding, StepResult, apart
 from harness.run.stuck import check_stuck
 from harness.run.tell import Tell
 from harness.run.verdict import Verdict, worst
@@ -308,7 +308,7 @@ def run_scenario(
     Never raises for what happens to the testbed or the kernel: that is the verdict.  ``KeyboardInterrupt`` passes.
     """
     began = time.monotonic()
-    (evidence / "scenario.yaml").write_text(scenario.to_yaml())
+    (evidence / SCENARIO).write_text(scenario.to_yaml())
     steps: list[StepResult] = []
     verdict, why = Verdict.INFRA, ""
     try:

@@ -12,7 +12,7 @@ from report_records import case, finding, step
 from harness.errors import UsageError
 from harness.explore.budget import Budget, seconds_of
 from harness.explore.draw import STEPS, Shape, draw_scenario
-from harness.explore.findings import command_for
+from harness.explore.findings import replay_command
 from harness.explore.shrink import OutOfBudget, shrink
 from harness.explore.signature import Signature, signature
 from harness.run.options import RunOptions
@@ -279,13 +279,13 @@ def test_a_command_names_what_is_not_usual_and_holds_in_any_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     file = Path("found/a.yaml")
-    assert command_for("run", file, RunOptions(seed=3, keep=True)) == "gmem run found/a.yaml"
+    assert replay_command(file, RunOptions(seed=3, keep=True)) == "gmem run found/a.yaml"
     options = RunOptions(
         kernel="6.12", patches=(Path("a fix.patch"), Path("b")), host="h.yaml", design="order0", guest="snp",
         command_line="-x y", deadline=600.0,
     )  # fmt: skip
-    assert command_for("shrink", file, options) == (
-        f"gmem shrink found/a.yaml --host {tmp_path}/h.yaml --kernel 6.12 --patch '{tmp_path}/a fix.patch'"
+    assert replay_command(file, options) == (
+        f"gmem run found/a.yaml --host {tmp_path}/h.yaml --kernel 6.12 --patch '{tmp_path}/a fix.patch'"
         f" --patch {tmp_path}/b --guest snp --design order0 '--cmdline=-x y' --deadline=600"
     )
     (tmp_path / "linux").mkdir()
