@@ -25,6 +25,7 @@ from harness.cache import ContentCache
 from harness.cli.bisect_info import run_info
 from harness.cli.bisect_question import question_of, question_options
 from harness.cli.bisect_step import step_command
+from harness.cli.options import deadline_option, design_option, expression_option
 from harness.cli.run import Building, suite_paths
 from harness.errors import GmemError, UsageError
 from harness.kernel.store import KernelStore
@@ -33,7 +34,6 @@ from harness.report.text import one_line, storable
 from harness.run.options import RunOptions, check_options
 from harness.run.outcome import verdict_of_error
 from harness.run.verdict import Verdict
-from harness.run.walk import STEP_SECONDS
 
 TRIALS, CONFIDENCE = 5, 0.95
 LOG = "bisect.log"
@@ -58,13 +58,11 @@ class BisectCommand(click.Command):
 )
 @click.option("--good", metavar="REV", help="Passes. With --kernels: the first.")
 @click.option("--bad", metavar="REV", help="Shows the fault. With --kernels: the last.")
-@click.option("-k", "expression", default="", help="Only cases whose name matches this pytest expression.")
-@click.option("--design", default="auto", show_default=True, help="gmem design to judge by; auto reads the kernel.")
+@expression_option
+@design_option
 @click.option("--guest", default="snp-stand-in", show_default=True, help="How guests are started.")
 @click.option("--cmdline", default="", help="Added to the command line of the kernels under test.")
-@click.option(
-    "--deadline", type=click.FloatRange(min=1), default=STEP_SECONDS, show_default=True, help="Seconds per step."
-)
+@deadline_option
 @click.option(
     "--trials", type=click.IntRange(1, 1000), default=TRIALS, show_default=True, help="Attempts at the bad end."
 )

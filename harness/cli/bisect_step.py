@@ -25,13 +25,13 @@ from harness.bisect.select import narrow
 from harness.bisect.state import Asked
 from harness.cache import ContentCache
 from harness.cli.bisect_question import question_of, question_options
+from harness.cli.options import cmdline_option, deadline_option, design_option, expression_option
 from harness.cli.run import Building, suite_paths
 from harness.errors import GmemError, UsageError
 from harness.kernel.config import SourceError
 from harness.kernel.store import KernelStore
 from harness.report.store import load
 from harness.report.text import one_line
-from harness.run.walk import STEP_SECONDS
 
 GOOD: Final = 0
 BAD: Final = 1
@@ -58,16 +58,14 @@ class StepCommand(click.Command):
 @click.command("step", cls=StepCommand)
 @click.argument("suites", nargs=-1, metavar="[SUITE...]")
 @click.option("--tree", type=click.Path(), default=".", show_default=True, help="The kernel's source tree; only read.")
-@click.option("-k", "expression", default="", help="Only cases whose name matches this pytest expression.")
+@expression_option
 @click.option(
     "--like", type=click.Path(), metavar="DIR", help="Bad is only what the first bad case of this run showed."
 )
-@click.option("--design", default="auto", show_default=True, help="gmem design to judge by; auto reads the kernel.")
+@design_option
 @click.option("--guest", default="snp-stand-in", show_default=True, help="How guests are started.")
-@click.option("--cmdline", default="", help="Added to the command line of the kernel under test.")
-@click.option(
-    "--deadline", type=click.FloatRange(min=1), default=STEP_SECONDS, show_default=True, help="Seconds per step."
-)
+@cmdline_option
+@deadline_option
 @click.option("--passes", type=click.IntRange(1, 1000), default=1, show_default=True, help="That make a commit good.")
 @click.option("--out", type=click.Path(file_okay=False), help="Keep the runs below this directory.")
 @question_options

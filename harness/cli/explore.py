@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from harness.cli.options import cmdline_option, design_option, kernel_option, out_option, patch_option
 from harness.cli.run import Building
 from harness.cli.show import Progress, progress
 from harness.errors import GmemError, UsageError
@@ -37,10 +38,10 @@ DEFAULT_TIME = "5m"
 
 
 @click.command("explore")
-@click.option("--kernel", metavar="NAME|TREE|IMAGE", help="Kernel under test (default: that of kernels.yaml).")
-@click.option("--patch", multiple=True, type=click.Path(exists=True, dir_okay=False), help="Patch on a named kernel.")
-@click.option("--design", default="auto", show_default=True, help="gmem design to judge by; auto reads the kernel.")
-@click.option("--cmdline", default="", help="Added to the command line of the kernel under test.")
+@kernel_option
+@patch_option
+@design_option
+@cmdline_option
 @click.option("--guests", type=click.IntRange(1, 2), default=2, show_default=True, help="Guests of a case at most.")
 @click.option(
     "--chunks", type=click.IntRange(2, CHUNKS_MOST), default=8, show_default=True, help="2 MiB chunks of a guest."
@@ -63,7 +64,7 @@ DEFAULT_TIME = "5m"
 )
 @click.option("--pressure", is_flag=True, help="Memory pressure of the host too; such cases take seconds.")
 @click.option("--corpus", type=click.Path(file_okay=False), help="Scenarios to begin with, and to add to.")
-@click.option("--out", type=click.Path(file_okay=False), help="Output directory (default: gmem-out/DATE-TIME-xxxx).")
+@out_option
 @click.option("--json", "as_json", is_flag=True, help="Print explore.json on standard output.")
 def explore_command(
     kernel: str | None,

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from harness.cache import ContentCache, cache_root
 from harness.cli.lab_plan import evidence_named, make_room, note, plan_from_state, plan_to_make
 from harness.cli.lab_show import described, print_json, print_status, say_up
+from harness.cli.options import kernel_option, patch_option
 from harness.errors import InfraError, UsageError
 from harness.guest.backing import ANON_4K, backing_record
 from harness.guest.launch import launch_record
@@ -44,8 +45,8 @@ def lab_group() -> None:
 
 
 @lab_group.command("up")
-@click.option("--kernel", metavar="NAME|TREE|IMAGE", help="Kernel under test (default: that of kernels.yaml).")
-@click.option("--patch", multiple=True, type=click.Path(exists=True, dir_okay=False), help="Patch on a named kernel.")
+@kernel_option
+@patch_option
 @click.option("--guests", type=click.IntRange(0, MAX_GUESTS), default=1, show_default=True, help="How many guests.")
 @click.option("--chunks", type=click.IntRange(1), default=8, show_default=True, help="2 MiB chunks per guest's region.")
 @click.option("--guest", default="snp-stand-in", show_default=True, help="How guests are started.")

@@ -13,6 +13,16 @@ from pathlib import Path
 import click
 import pytest
 
+from harness.cli.options import (
+    cmdline_option,
+    deadline_option,
+    design_option,
+    expression_option,
+    host_option,
+    kernel_option,
+    out_option,
+    patch_option,
+)
 from harness.cli.show import Progress, final, progress
 from harness.errors import GmemError, InfraError, UsageError
 from harness.guest.launch import BARE
@@ -23,7 +33,6 @@ from harness.report.claims_table import Run, claims_table, has_claims
 from harness.report.claims_text import show_claims
 from harness.run.result import CaseResult
 from harness.run.verdict import Verdict
-from harness.run.walk import STEP_SECONDS
 
 SUITES = SOURCE_ROOT / "suites"
 DEFAULT_SUITES, BARE_SUITES = ("smoke", "conversion"), ("bare",)
@@ -103,27 +112,25 @@ def suite_paths(names: Sequence[str], guest: str = "") -> list[str]:
 
 @click.command("run")
 @click.argument("suites", nargs=-1, metavar="[SUITE...]")
-@click.option("--host", default="emulated", show_default=True, help="Host under test.")
-@click.option("--kernel", metavar="NAME|TREE|IMAGE", help="Kernel under test (default: that of kernels.yaml).")
-@click.option("--patch", multiple=True, type=click.Path(exists=True, dir_okay=False), help="Patch on a named kernel.")
-@click.option("--design", default="auto", show_default=True, help="gmem design to judge by; auto reads the kernel.")
+@host_option
+@kernel_option
+@patch_option
+@design_option
 @click.option(
     "--guest",
     default="snp-stand-in",
     show_default=True,
     help="How guests are started; tdx-stand-in: QEMU's TDX path; snp, tdx, plain: by the host's own QEMU; bare: none.",
 )
-@click.option("--cmdline", default="", help="Added to the command line of the kernel under test.")
-@click.option("--out", type=click.Path(file_okay=False), help="Output directory (default: gmem-out/DATE-TIME-xxxx).")
-@click.option("-k", "expression", default="", help="Only cases whose name matches this pytest expression.")
+@cmdline_option
+@out_option
+@expression_option
 @click.option("--repeat", type=click.IntRange(1, 100_000), default=1, show_default=True, help="Times to run each case.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the first random case.")
 @click.option(
     "--cases", type=click.IntRange(1, 1_000_000), default=RANDOM_CASES, show_default=True, help="Random cases to draw."
 )
-@click.option(
-    "--deadline", type=click.FloatRange(min=1), default=STEP_SECONDS, show_default=True, help="Seconds per step."
-)
+@deadline_option
 @click.option("--brief", is_flag=True, help="A few telling cases of each claim only: what a minute allows.")
 @click.option("--keep", is_flag=True, help="Save the testbed of a case that does not pass into its evidence.")
 @click.option("--require", is_flag=True, help="A case that is skipped for what the host lacks fails (infra).")

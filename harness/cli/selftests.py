@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from harness.cli.choose import chooser
+from harness.cli.options import cmdline_option, out_option, patch_option
 from harness.cli.run import Building
 from harness.cli.show import Progress, final, progress
 from harness.errors import GmemError, UsageError
@@ -27,10 +28,10 @@ from harness.run.verdict import Verdict
 
 @click.command("selftests")
 @click.option("--kernel", metavar="NAME|TREE", help="Kernel under test (default: that of kernels.yaml).")
-@click.option("--patch", multiple=True, type=click.Path(exists=True, dir_okay=False), help="Patch on a named kernel.")
+@patch_option
 @click.option("--design", default="auto", show_default=True, help="gmem design whose failures are expected.")
-@click.option("--cmdline", default="", help="Added to the command line of the kernel under test.")
-@click.option("--out", type=click.Path(file_okay=False), help="Output directory (default: gmem-out/DATE-TIME-xxxx).")
+@cmdline_option
+@out_option
 @click.option("-k", "expression", default="", help="Only tests whose name matches this expression, as in gmem run.")
 @click.option("--deadline", type=click.FloatRange(min=1), default=DEADLINE, show_default=True, help="Seconds per test.")
 @click.option("--list", "only_list", is_flag=True, help="List the tests and the failures that are expected, and stop.")

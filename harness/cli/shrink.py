@@ -10,6 +10,15 @@ from pathlib import Path
 
 import click
 
+from harness.cli.options import (
+    cmdline_option,
+    deadline_option,
+    design_option,
+    host_option,
+    kernel_option,
+    out_option,
+    patch_option,
+)
 from harness.cli.run import Building
 from harness.cli.show import Progress, progress
 from harness.errors import GmemError, InfraError, UsageError
@@ -26,7 +35,6 @@ from harness.run.outcome import verdict_of_error
 from harness.run.result import SCENARIO, CaseResult, RunInfo
 from harness.run.runner import CaseName
 from harness.run.verdict import Verdict
-from harness.run.walk import STEP_SECONDS
 from harness.scenario.scenario import Scenario
 
 DEFAULT_TIME = "5m"
@@ -45,19 +53,17 @@ class Summary(Ended, frozen=True, kw_only=True):
 
 @click.command("shrink")
 @click.argument("scenario", type=click.Path(exists=True))
-@click.option("--host", default="emulated", show_default=True, help="Host under test.")
-@click.option("--kernel", metavar="NAME|TREE|IMAGE", help="Kernel under test (default: that of kernels.yaml).")
-@click.option("--patch", multiple=True, type=click.Path(exists=True, dir_okay=False), help="Patch on a named kernel.")
-@click.option("--design", default="auto", show_default=True, help="gmem design to judge by; auto reads the kernel.")
+@host_option
+@kernel_option
+@patch_option
+@design_option
 @click.option("--guest", default="snp-stand-in", show_default=True, help="How guests are started, as in gmem run.")
-@click.option("--cmdline", default="", help="Added to the command line of the kernel under test.")
-@click.option(
-    "--deadline", type=click.FloatRange(min=1), default=STEP_SECONDS, show_default=True, help="Seconds per step."
-)
+@cmdline_option
+@deadline_option
 @click.option(
     "--time", "seconds", metavar="TIME", default=DEFAULT_TIME, show_default=True, help="Try no further one after."
 )
-@click.option("--out", type=click.Path(file_okay=False), help="Output directory (default: gmem-out/DATE-TIME-xxxx).")
+@out_option
 @click.option("--json", "as_json", is_flag=True, help="Print shrink.json on standard output.")
 def shrink_command(
     scenario: str,
