@@ -260,10 +260,11 @@ def test_an_exploration_ends_with_enough_findings(tmp_path: Path) -> None:
 
 
 def test_time_is_kept(tmp_path: Path) -> None:
-    assert explore(Paper(tmp_path, bad=False, seconds=0.05), "--time", "1s", "--jobs", "1", "--out", "out") == 0
+    paper = Paper(tmp_path, bad=False, seconds=0.05)
+    assert explore(paper, "--time", "1s", "--jobs", "1", "--out", "out", *ONE) == 0
     record = told(tmp_path)
     assert record["seconds"] >= 1.0
-    assert 1 <= record["cases"] <= 25
+    assert 1 <= record["cases"] <= 1 / 0.05 + 1, "however fast the machine is: the last one begins in time"
     assert record["cases_per_minute"] == pytest.approx(60 * record["cases"] / record["seconds"], rel=0.1)
 
 
