@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""An observation that does nothing moves nothing."""
+"""An observation that does nothing moves nothing, and one that settled leaves nothing to come."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from harness.counters import zoneinfo
+from harness.model.prediction import StepPrediction
+from harness.run.result import StepResult
+from harness.run.runner import CaseName, ScenarioRun
+from harness.run.session import Session
+from harness.run.verdict import Verdict
 from harness.scenario.scenario import Scenario
-from harness.scenario.steps import Empty
+from harness.scenario.steps import Empty, Migrate, PageRange, Populate
 from tests.emulated.conftest import Gmem
 
 
@@ -23,3 +31,25 @@ def test_a_hundred_empty_steps_move_no_asserted_counter(gmem_cli: Gmem, tmp_path
     for step in steps:
         stayed = {counter for counters in step["still"].values() for counter in counters}
         assert asserted <= stayed | {finding["counter"] for finding in step["findings"]}
+
+
+def test_settled_lists_of_another_node_shrink_no_further(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They give back a batch in every third refresh: what is left would leave them in the next window, uncounted."""
+    done, left = ScenarioRun.one_step, []
+
+    def one_step(run: ScenarioRun, prediction: StepPrediction) -> StepResult:
+        result = done(run, prediction)
+        probe = run.testbed.channels.probe
+        for _ in range(6):
+            assert probe.settle().calm
+            zones = zoneinfo.parse(probe.read("/proc/zoneinfo").decode())
+            left.append((result.index, sum(zone.pcp for zone in zones if zone.node == 1)))
+        return result
+
+    monkeypatch.setattr(ScenarioRun, "one_step", one_step)
+    chunk = PageRange("g0.r0", 0, 512)
+    scenario = Scenario("there", (Populate(chunk), Migrate(chunk), Migrate(chunk, node=0)))
+    result = session.run(scenario, CaseName("quiet", "there", ""))
+    assert result.verdict is Verdict.PASS, result.sentence
+    assert len(left) == 18
+    assert len(set(left)) == 3, left

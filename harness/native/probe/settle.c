@@ -14,7 +14,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define CALM_ROUNDS 2  // per-CPU page lists that did not shrink in this many refreshes will not shrink further
+// Per-CPU page lists that did not shrink in this many refreshes will not shrink further.  The list of a CPU for a zone of
+// another node gives back one batch in every third refresh, as long as it has pages (mm/vmstat.c, "expire"): the first
+// of the three is the one that folds the difference which the batch before has left.
+#define CALM_ROUNDS 3
 
 static int refresh_fd = -1, fraction_fd = -1, zoneinfo_fd = -1;
 
