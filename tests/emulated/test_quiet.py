@@ -14,7 +14,7 @@ from harness.run.runner import CaseName, ScenarioRun
 from harness.run.session import Session
 from harness.run.verdict import Verdict
 from harness.scenario.scenario import Scenario
-from harness.scenario.steps import Empty, Migrate, PageRange, Populate
+from harness.scenario.steps import Check, Compact, DropCaches, Empty, Migrate, PageRange, Populate
 from tests.emulated.conftest import Gmem
 
 
@@ -53,3 +53,28 @@ def test_settled_lists_of_another_node_shrink_no_further(session: Session, monke
     assert result.verdict is Verdict.PASS, result.sentence
     assert len(left) == 18
     assert len(set(left)) == 3, left
+
+
+def test_no_step_is_the_first_to_look_at_a_file(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where slabs are full, the entry and the inode of a file that nobody looked at before take pages in its window."""
+    done, entries = ScenarioRun.one_step, []
+
+    def count(run: ScenarioRun) -> int:
+        return int(run.testbed.channels.probe.read("/proc/sys/fs/dentry-state").split()[0])
+
+    def one_step(run: ScenarioRun, prediction: StepPrediction) -> StepResult:
+        if not entries:
+            entries.append(count(run))  # this file is new to the host as well
+            entries[0] = count(run)
+        result = done(run, prediction)
+        entries.append(count(run))
+        return result
+
+    monkeypatch.setattr(ScenarioRun, "one_step", one_step)
+    chunk = PageRange("g0.r0", 0, 512)
+    steps = (Empty(), Compact(), DropCaches(), Populate(chunk), Migrate(chunk), Check(chunk, "pattern"))
+    scenario = Scenario("looks", steps, frames=True)
+    result = session.run(scenario, CaseName("quiet", "looks", ""))
+    assert result.verdict is Verdict.PASS, result.sentence
+    assert len(entries) == 1 + len(steps)
+    assert len(set(entries)) == 1, entries

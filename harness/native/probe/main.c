@@ -152,6 +152,7 @@ int main(int argc, char **argv)
 	frame_port_init(&port, device ? fd : 0, device ? fd : 1, device, receive, sizeof(receive));
 	prefault();
 	place_open();
+	files_look();
 	frames_open();
 	err = sources_open();
 	if (!err)

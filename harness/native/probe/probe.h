@@ -40,6 +40,7 @@ int each_entry(const char *path, entry_fn fn, void *arg);  // names in a directo
 int reply_errno(int err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 bool need_u64(const char *key, uint64_t *out);  // false: the key is missing or malformed, and err was answered
 bool need_pid(int *out);
+void files_look(void);  // at what steps will open
 void verb_read(void);
 void verb_write(void);
 
