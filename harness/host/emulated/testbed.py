@@ -40,8 +40,8 @@ STATE_FILE, DESCRIPTION, MACHINE = "state.bin", "testbed.json", "machine.json"
 BOOTS_AT_MOST = 3
 """Times a testbed is booted before it is given up.  Under nested TCG on a busy machine a guest hangs or resets itself
 now and then: seen in three of some hundred boots, and in one of some 2,000 restored testbeds; with two guests in two
-boots running, twice, and once in three, each otherwise.  The cause was not found.  Only ``InfraError`` is tried again: a kernel that does not come up, or that prints a
-crash, is a verdict at once."""
+boots running, twice, and once in three, each otherwise.  The cause was not found.  Only ``InfraError`` is tried again:
+a kernel that does not come up, or that prints a crash, is a verdict at once."""
 KEEP_SAVED, UNUSED_SECONDS = 16, 3600.0
 """Saved testbeds that stay (0.3 GB each), and how long others stay: longer than a case takes to be restored."""
 BOOT = "boot-"
